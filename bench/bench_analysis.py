@@ -31,9 +31,9 @@ from analysis.decoder import load_resident
 from analysis.expert_observer import ExpertObserver, expert_modules
 from analysis.model_parts import decoder_of
 from checkpoints.checkpoint import read_checkpoint
+from files.input_errors import sha256_file
 from files.option_types import command_parser
 from files.safe_files import GIB, run
-from files.seals import sha256_file
 from files.written_records import write_json
 
 from bench_table import end_on_broken_limit, row, table

@@ -19,11 +19,10 @@ from pathlib import Path
 
 from checkpoints.assistant import check_assistant
 from checkpoints.checkpoint import hold_checkpoint, source_digest
-from files.input_errors import InputError
+from files.input_errors import InputError, sha256_file
 from files.known_digests import known_sha256
 from files.option_types import command_parser, named_path, whole_number
 from files.safe_files import check_apart, gib, partial_directory, remove, replace_when_done, run
-from files.seals import sha256_file
 from files.written_records import write_record
 from ggufs.draft_fit import check_fits
 from ggufs.gguf_header import GgufHeader, read_header

@@ -19,12 +19,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from files.input_errors import RECORD_MIB, InputError, check_bounded
+from files.input_errors import RECORD_MIB, InputError, check_bounded, sha256_file
 from files.json_records import read_json
 from files.known_digests import known_sha256
 from files.option_types import command_parser, named_path, positive
 from files.safe_files import check_apart, copy_file, gib, replace_when_done, run, unchanged
-from files.seals import sha256_file
 from files.written_records import check_recorded, write_record
 from ggufs.gguf_header import read_header
 from ggufs.imatrix import CONTEXT_TOKENS, Imatrix, ImatrixRecord, check_reached, read_imatrix

@@ -40,11 +40,10 @@ from checkpoints.checkpoint import INDEX_NAME
 from checkpoints.licence import CARD, DIGEST, Licence, held_licence
 from checkpoints.small_files import small_files
 from choice.drop_metadata import METADATA_NAME, read_metadata
-from files.input_errors import InputError, shown
+from files.input_errors import InputError, check_ends, shown
 from files.json_records import CONTROL
 from files.option_types import VERSION_FILE, command_parser, named_path, positive
 from files.safe_files import GB, check_apart, copy_file, directory_when_done, in_unit, link_or_copy, remove, run
-from files.seals import check_ends
 from files.written_records import write_record
 from findings.findings_record import FINDINGS_NAME
 from gates.compared import build_breaks

@@ -20,11 +20,10 @@ import json
 import re
 from pathlib import Path
 
-from files.input_errors import InputError, read_words, reason_of
+from files.input_errors import InputError, read_words, reason_of, sha256_file
 from files.json_records import Fields, check_fields, parse_json
 from files.option_types import command_parser, named_path
 from files.safe_files import check_apart, in_unit, replace_when_done, run
-from files.seals import sha256_file
 from page.findings_part import findings_part
 from page.layers import experts_part, imatrix_part
 from page.loops_part import loops_part

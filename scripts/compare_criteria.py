@@ -35,12 +35,12 @@ from chats.questions import QUESTION_SEED, Question, load_questions, question_se
 from choice.criteria import CRITERIA, PROTECTING, answerable
 from choice.drop_map import check_keep_count, read_map
 from choice.expert_stats import read_stats
-from files.input_errors import InputError
+from files.input_errors import InputError, sha256_file
 from files.json_records import check_fields, read_json
 from files.option_types import command_parser, output_file, positive
 from files.run_state import RunState
 from files.safe_files import check_apart, remove, replace_when_done, run
-from files.seals import is_kept, sha256_file
+from files.seals import is_kept
 from files.written_records import write_json, write_record
 from ggufs.gguf_drop import metadata_beside
 from ggufs.gguf_header import read_header

@@ -29,10 +29,9 @@ from choice.drop_map import (
     read_drop_map,
 )
 from choice.expert_stats import read_stats
-from files.input_errors import SHOWN_CHARACTERS, InputError
+from files.input_errors import SHOWN_CHARACTERS, InputError, sha256_file
 from files.option_types import command_parser, named_path, positive
 from files.safe_files import check_apart, run
-from files.seals import sha256_file
 from files.written_records import write_json
 
 # What a map of ours records of its origin, and the model that it must fit bears out. All else is left out: nothing

@@ -29,9 +29,9 @@ from checkpoints.moe_families import expert_tensors, family_of, pruned_config, s
 from checkpoints.small_files import left_out_words
 from choice.drop_map import check_digests, read_drop_map
 from choice.drop_metadata import METADATA_NAME, check_full
+from files.input_errors import sha256_file
 from files.option_types import command_parser, named_path, positive
 from files.safe_files import check_apart, check_replaceable, gib, run
-from files.seals import sha256_file
 from ggufs.gguf_drop import (
     drop_in_gguf,
     drop_in_imatrix,

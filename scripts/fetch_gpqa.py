@@ -16,10 +16,9 @@ from pathlib import Path
 from chats.questions import GPQA_DATASET, GPQA_FILE, QUESTION_SEED, load_questions
 from files.deadline import DOWNLOAD_SECONDS, within
 from files.fetched_files import GPQA_URL, HUB, FetchedRecord, check_online
-from files.input_errors import InputError
+from files.input_errors import InputError, sha256_file
 from files.option_types import command_parser, named_path
 from files.safe_files import copy_file, partial_directory, remove, replace_when_done, run
-from files.seals import sha256_file
 from files.written_records import write_record
 from stages.hub_checks import downloading
 

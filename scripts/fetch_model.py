@@ -23,11 +23,10 @@ from checkpoints.checkpoint import read_checkpoint, read_config, weights_digest
 from checkpoints.moe_families import expert_tensors, family_of, shape_of
 from choice.drop_metadata import check_full
 from files.deadline import MODEL_SECONDS, within
-from files.input_errors import InputError
+from files.input_errors import InputError, sha256_file
 from files.json_records import Record, read_record
 from files.option_types import command_parser, named_path
 from files.safe_files import check_apart, run
-from files.seals import sha256_file
 from files.written_records import write_record
 from stages.hub_checks import downloading
 

@@ -45,10 +45,9 @@ from choice.ranking import (
     stability,
 )
 from choice.stats_record import EXPERT_SUMS
-from files.input_errors import InputError, shown
+from files.input_errors import InputError, sha256_file, shown
 from files.option_types import command_parser, named_path, whole_number
 from files.safe_files import check_apart, run
-from files.seals import sha256_file
 from files.written_records import write_json
 from ggufs.imatrix import read_expert_counts, read_imatrix_record
 

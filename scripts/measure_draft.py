@@ -18,10 +18,9 @@ import argparse
 from pathlib import Path
 
 from chats.questions import QUESTION_SEED, Question, load_questions, question_set_digest
-from files.input_errors import InputError
+from files.input_errors import InputError, sha256_file
 from files.option_types import command_parser, output_file, positive, whole_number
 from files.safe_files import check_apart, replace_when_done, run
-from files.seals import sha256_file
 from files.written_records import write_record
 from ggufs.draft_fit import check_fits
 from ggufs.gguf_header import read_header

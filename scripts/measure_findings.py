@@ -32,10 +32,9 @@ from checkpoints.checkpoint import hold_checkpoint, read_checkpoint, read_config
 from choice.criteria import BY_ORDER, CRITERIA, PROTECTING, RANK, answerable, scores_of
 from choice.drop_map import DropMap, Shape, criterion_of, read_drop_map, read_map, values_by_layer
 from choice.expert_stats import protected, read_stats
-from files.input_errors import InputError
+from files.input_errors import InputError, sha256_file
 from files.option_types import command_parser, output_file, positive, whole_number
 from files.safe_files import check_apart, remove, replace_when_done, run
-from files.seals import sha256_file
 from files.written_records import write_record
 from findings.bf16_norms import bf16_figures
 from findings.domain_drops import domain_drops, dropped_by

@@ -30,13 +30,12 @@ from chats.chat_tokenizer import load_tokenizer
 from chats.questions import QUESTION_SEED, Question, load_questions, question_set_digest, read_ids
 from choice.drop_map import question_ids_of
 from choice.drop_metadata import read_method
-from files.input_errors import InputError, read_words
+from files.input_errors import InputError, read_words, sha256_file
 from files.json_records import sha256_json
 from files.known_digests import known_sha256
 from files.option_types import command_parser, output_file
 from files.run_state import RunState
 from files.safe_files import check_apart, gib, replace_when_done, require_disk_space, run
-from files.seals import sha256_file
 from files.written_records import write_record
 from llama.bindings import bindings_version
 from llama.llama_tools import LlamaCpp, find_llama_cpp

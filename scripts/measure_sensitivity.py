@@ -24,13 +24,13 @@ from pathlib import Path
 from chats.chat_sequences import MAX_TOKENS, teacher_forced_sequence
 from chats.chat_tokenizer import load_tokenizer
 from chats.questions import QUESTION_SEED, Question, load_questions, question_set_digest
-from files.input_errors import InputError, shown
+from files.input_errors import InputError, sha256_file, shown
 from files.json_records import read_json, sha256_json
 from files.known_digests import held_sha256, known_sha256
 from files.option_types import command_parser, named_path
 from files.run_state import RunState
 from files.safe_files import check_apart, remove, require_disk_space, run
-from files.seals import check_kept, is_kept, sha256_file
+from files.seals import check_kept, is_kept
 from files.written_records import write_json, write_record
 from ggufs.gguf_header import GgufHeader, read_header
 from ggufs.imatrix import read_imatrix

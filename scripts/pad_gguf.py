@@ -15,12 +15,11 @@ and AUTO-* quants that want it.
 import argparse
 from pathlib import Path
 
-from files.input_errors import InputError
+from files.input_errors import InputError, sha256_file
 from files.json_records import FileRecord
 from files.known_digests import known_sha256
 from files.option_types import command_parser, named_path
 from files.safe_files import check_apart, gib, replace_when_done, require_disk_space, run
-from files.seals import sha256_file
 from files.written_by import check_copied_from
 from files.written_records import check_recorded, write_record
 from ggufs.gguf_header import GgufHeader, read_header

@@ -19,11 +19,11 @@ from typing import Any
 from choice.drop_map import Shape, read_drop_map, rows_that_chose, values_by_layer
 from choice.expert_stats import kept_first, protected, read_stats
 from files.display import DROPPED, GREY, KEPT
+from files.input_errors import sha256_file
 from files.json_records import read_json
 from files.option_types import command_parser, named_path
 from files.pictures import WIDTH_INCHES, plt, save_picture
 from files.safe_files import run
-from files.seals import sha256_file
 
 import numpy as np
 from matplotlib.artist import Artist

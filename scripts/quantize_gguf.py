@@ -18,12 +18,12 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from files.input_errors import InputError
+from files.input_errors import InputError, sha256_file
 from files.json_records import read_json
 from files.known_digests import held_sha256, known_sha256
 from files.option_types import command_parser, named_path, positive, whole_number
 from files.safe_files import existing_parent, gib, link_or_copy, replace_when_done, require_disk_space, run
-from files.seals import link_held, sha256_file
+from files.seals import link_held
 from files.written_by import check_copied_from
 from files.written_records import check_recorded, write_record
 from ggufs.gguf_header import GgufHeader, read_header

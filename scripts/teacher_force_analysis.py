@@ -52,10 +52,9 @@ from checkpoints.checkpoint import (
 from choice.domains import members_digests, read_members
 from choice.expert_stats import check_finite, summary_lines, top_k_of, write_stats
 from choice.stats_record import EXPERT_SUMS, LAYER_SUMS, RECONSTRUCTION_SEED, RECONSTRUCTION_TOKENS
-from files.input_errors import InputError
+from files.input_errors import InputError, sha256_file
 from files.option_types import command_parser, fraction, named_path, positive
 from files.safe_files import check_apart, require_disk_space, run
-from files.seals import sha256_file
 
 import numpy as np
 import torch

@@ -65,7 +65,7 @@ def pytest_pycollect_makemodule(module_path: Path) -> None:
     Not at the top: the process that only hands out the tests needs none, nor do those that a test starts.
     """
     if module_path.is_relative_to(REPO / "tests"):
-        import tiny_models  # noqa: F401
+        import makers.tiny_models  # noqa: F401
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -12,9 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from files.input_errors import InputError, check_bounded, shown
+from files.input_errors import InputError, check_bounded, sha256_file, shown
 from files.json_records import parse_json, read_json, sha256_json
-from files.seals import hold, sha256_file
+from files.seals import hold
 from files.tokenizer_names import TEMPLATES_NAME
 
 INDEX_NAME = "model.safetensors.index.json"

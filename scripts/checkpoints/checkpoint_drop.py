@@ -18,10 +18,9 @@ from checkpoints.small_files import copy_small_files, small_files
 from choice.drop_map import DropMap
 from choice.drop_metadata import METADATA_NAME, DropMetadata, metadata_of, read_metadata
 from files.byte_ranges import Run, runs_of, same_bytes, write_hashed
-from files.input_errors import InputError, read_whole, shown
+from files.input_errors import InputError, read_whole, sha256_file, shown
 from files.json_records import read_json
 from files.safe_files import directory_when_done, require_disk_space
-from files.seals import sha256_file
 from files.written_records import write_json, write_record
 
 from tqdm import tqdm

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from checkpoints.small_files import CARD
-from files.input_errors import RECORD_MIB, InputError, check_bounded
+from files.input_errors import RECORD_MIB, InputError, check_bounded, sha256_file
 from files.json_records import read_json
-from files.seals import sha256_file
 
 import yaml
 

@@ -12,9 +12,8 @@ from pathlib import Path
 
 from chats.questions import read_domains, read_ids
 from choice.criteria import RANK, Arrays
-from files.input_errors import InputError
+from files.input_errors import InputError, sha256_file
 from files.json_records import sha256_json
-from files.seals import sha256_file
 from files.silence import silent_stdout
 
 import numpy as np

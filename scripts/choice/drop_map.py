@@ -20,9 +20,8 @@ from pathlib import Path
 from typing import Annotated, ClassVar
 
 from choice.stats_record import Reconstruction
-from files.input_errors import SHOWN_CHARACTERS, InputError, shown
+from files.input_errors import SHOWN_CHARACTERS, InputError, sha256_file, shown
 from files.json_records import Count, Fields, Positive, Record, Share, check_fields, check_record, read_json
-from files.seals import sha256_file
 
 from pydantic import Field
 

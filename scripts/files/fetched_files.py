@@ -6,9 +6,9 @@ A file's name alone says nothing: anybody can give it. The record must be as the
 from pathlib import Path
 from typing import ClassVar
 
-from files.input_errors import InputError
+from files.input_errors import InputError, sha256_file
 from files.json_records import FileRecord, read_record
-from files.seals import Seal, seals_over, sha256_file
+from files.seals import Seal, seals_over
 
 CALIBRATION_V5_URL = (
     "https://gist.githubusercontent.com/bartowski1182/82ae9b520227f57d79ba04add13d0d0d/raw/"

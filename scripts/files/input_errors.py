@@ -3,6 +3,7 @@
 What is read as a whole has a bound, for a sparse file costs no disk, and all of a memory.
 """
 
+import hashlib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -101,6 +102,12 @@ class InputError(Exception):
         return type(self), self._parts  # for another process: Python would give the line alone
 
 
+def check_ends(path: Path) -> None:
+    """Raise InputError for what is no file: a pipe would be waited for, and a device read, for ever."""
+    if path.exists() and not (path.is_file() or path.is_dir()):  # opening a directory says so itself
+        raise InputError(path, "a file", "a pipe, a device or a socket")
+
+
 def check_bounded(path: Path, most: int = RECORD_MIB) -> None:
     """Raise InputError for what is no file, or one of more MiB."""
     if not path.is_file():  # a pipe or a device, which may have no end
@@ -129,3 +136,10 @@ def read_words(path: Path, most: int = RECORD_MIB) -> str:
     """Return a file's text, what is no UTF-8 in it replaced; raise InputError as `check_bounded`."""
     check_bounded(path, most)
     return path.read_text(encoding="utf-8", errors="replace")
+
+
+def sha256_file(path: Path) -> str:
+    """Return the hex sha256 of a file's bytes."""
+    check_ends(path)
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

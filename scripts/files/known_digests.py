@@ -12,9 +12,9 @@ import os
 import time
 from pathlib import Path
 
-from files.input_errors import InputError
+from files.input_errors import InputError, sha256_file
 from files.json_records import is_file_record, read_json
-from files.seals import Seal, State, file_state, flushed_state, hold, seal_said, seals_over, sha256_file
+from files.seals import Seal, State, file_state, flushed_state, hold, seal_said, seals_over
 
 SETTLED_SECONDS = 0.05  # the clock of files goes in steps: a second write within one would leave their time as it is
 SETTLED_NS = int(SETTLED_SECONDS * 1e9)

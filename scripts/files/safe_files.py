@@ -24,8 +24,17 @@ from pathlib import Path
 from typing import TextIO, cast
 
 from files.command_start import INTERRUPTIBLE, collect_garbage_again
-from files.input_errors import OUTPUT, STEERING, InputError, PrintableLines, ends_of, in_one_line, printable
-from files.seals import file_state, seal_file, sha256_file
+from files.input_errors import (
+    OUTPUT,
+    STEERING,
+    InputError,
+    PrintableLines,
+    ends_of,
+    in_one_line,
+    printable,
+    sha256_file,
+)
+from files.seals import file_state, seal_file
 
 GIB = 1 << 30
 GB = 10**9  # in which the Hub shows sizes

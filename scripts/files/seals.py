@@ -26,7 +26,7 @@ from enum import Enum
 from functools import lru_cache
 from pathlib import Path
 
-from files.input_errors import InputError, naming, read_whole, read_words
+from files.input_errors import InputError, check_ends, naming, read_whole, read_words, sha256_file
 
 MARKER, LEDGER = ".built-by-this-project", ".seals"
 # What a run computes from, and which evaluation it is. What lies beside such a file counts with that file alone, so
@@ -73,12 +73,6 @@ def running_command() -> str:
 
 State = tuple[int, ...]
 _held: dict[Path, State] = {}  # what this command computes from and names by a digest, as it lay there then
-
-
-def check_ends(path: Path) -> None:
-    """Raise InputError for what is no file: a pipe would be waited for, and a device read, for ever."""
-    if path.exists() and not (path.is_file() or path.is_dir()):  # opening a directory says so itself
-        raise InputError(path, "a file", "a pipe, a device or a socket")
 
 
 def file_state(path: Path) -> State:
@@ -328,13 +322,6 @@ def seal_said(path: Path, digest: str, subject: str) -> None:
         key, place = read_key(), place_in(root, path)
         seal = seal_of(key, place, running_command(), digest, bound_to(path), subject)
         _append(root, key, seal, place, flush=False)
-
-
-def sha256_file(path: Path) -> str:
-    """Return the hex sha256 of a file's bytes."""
-    check_ends(path)
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 Commands = tuple[str, ...]

@@ -7,9 +7,8 @@ one look good.
 from pathlib import Path
 
 from cards.card_sections import IMATRIX_PICTURE
-from files.input_errors import InputError
+from files.input_errors import InputError, sha256_file
 from files.json_records import read_record
-from files.seals import sha256_file
 from gates.lineage import Breaks, Lineage, breaks_of, broken, lineage_breaks
 from gates.seen_questions import read_breaks, seen_breaks
 from ggufs.imatrix import ImatrixRecord

@@ -16,9 +16,8 @@ from cards.front_matter import check_front_matter
 from cards.made_texts import made_texts
 from checkpoints.licence import CARD
 from choice.drop_metadata import METADATA_NAME
-from files.input_errors import InputError, read_whole
+from files.input_errors import InputError, read_whole, sha256_file
 from files.json_records import Record, read_record
-from files.seals import sha256_file
 from gates.checked import Checked, Outcome
 from gates.forbidden_texts import machine_names, question_runs, quoted_questions, secrets
 from gates.shards_gate import shard_breaks

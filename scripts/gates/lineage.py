@@ -19,9 +19,8 @@ from checkpoints.small_files import small_files
 from choice.drop_map import OWN_MAP, MapDetails, criterion_of, details_of, dropped_ids, question_ids_of, read_map
 from choice.drop_metadata import METADATA_NAME, DropMetadata, methodology_of, read_metadata
 from choice.expert_stats import read_stats
-from files.input_errors import InputError
+from files.input_errors import InputError, sha256_file
 from files.json_records import read_record
-from files.seals import sha256_file
 from ggufs.gguf_header import ARRAY, GgufHeader, TensorInfo, array_values, read_header
 from ggufs.gguf_outline import check_outline, file_or_outline
 from ggufs.gguf_padding import UNPADDED

@@ -11,9 +11,8 @@ from pathlib import Path
 
 from cards.card_sections import IMATRIX_PICTURE
 from choice.drop_map import OWN_MAP, criterion_of, details_of, read_map
-from files.input_errors import InputError, shown
+from files.input_errors import InputError, sha256_file, shown
 from files.json_records import read_json, read_record
-from files.seals import sha256_file
 from findings.findings_record import BY_MAKE, FINDINGS_NAME, Findings
 from gates.checked import Checked, Outcome
 from gates.compared import build_breaks

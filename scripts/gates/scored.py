@@ -8,9 +8,8 @@ is not seen. What is asked of losses stands in losses.py.
 import re
 from pathlib import Path
 
-from files.input_errors import LINES_MIB, InputError, read_words, shown
+from files.input_errors import LINES_MIB, InputError, read_words, sha256_file, shown
 from files.json_records import read_record
-from files.seals import sha256_file
 from gates.lineage import Breaks, Lineage, breaks_of, broken
 from gates.made_again import known_quants, made_again
 from gates.variants import choice_of_other

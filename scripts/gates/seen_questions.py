@@ -7,9 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from chats.questions import QUESTION_SEED, Question, held_texts, letters_of, load_questions
-from files.input_errors import InputError
+from files.input_errors import InputError, sha256_file
 from files.json_records import Record, read_record
-from files.seals import sha256_file
 from losses.quality_record import QUALITY_NAME, Quality
 from quants.sensitivity_record import Sensitivity
 from release.manifest import DIGITS

@@ -15,9 +15,8 @@ from checkpoints.checkpoint import read_checkpoint
 from checkpoints.licence import CARD
 from checkpoints.towers import tower_tensors, towers_digest
 from choice.drop_metadata import read_metadata
-from files.input_errors import InputError
+from files.input_errors import InputError, sha256_file
 from files.json_records import check_record, read_record
-from files.seals import sha256_file
 from gates.checked import Checked, Outcome
 from gates.lineage import Breaks, Lineage, breaks_of
 from ggufs.companions import MMPROJ

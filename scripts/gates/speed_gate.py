@@ -8,9 +8,8 @@ from pathlib import Path
 from chats.chat_sequences import MAX_TOKENS
 from chats.questions import QUESTION_SEED, Question, load_questions, question_set_digest
 from chats.texts_again import texts_digest
-from files.input_errors import InputError
+from files.input_errors import InputError, sha256_file
 from files.json_records import read_record
-from files.seals import sha256_file
 from gates.checked import Checked, Outcome
 from gates.lineage import Breaks, Lineage, breaks_of
 from gates.made_again import TEXTS, known_quants

@@ -10,8 +10,7 @@ from pathlib import Path
 from choice.drop_map import question_ids_of
 from choice.drop_metadata import METADATA_NAME, read_metadata
 from choice.expert_stats import analysed_ids
-from files.input_errors import InputError
-from files.seals import sha256_file
+from files.input_errors import InputError, sha256_file
 from files.written_by import NotProvenError
 from gates.lineage import Breaks, Lineage, choice_breaks, map_breaks
 from gates.seen_questions import seen_breaks

@@ -16,9 +16,9 @@ from chats.chat_sequences import MAX_TOKENS
 from chats.questions import QUESTION_SEED, load_questions, question_set_digest
 from chats.texts_again import texts_digest
 from checkpoints.checkpoint import read_files
-from files.input_errors import InputError, read_whole
+from files.input_errors import InputError, read_whole, sha256_file
 from files.json_records import read_record
-from files.seals import file_state, sha256_file
+from files.seals import file_state
 from gates.checked import Checked, Outcome
 from gates.lineage import Breaks, Lineage, breaks_of
 from gates.made_again import TEXTS

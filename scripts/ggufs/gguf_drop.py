@@ -18,9 +18,8 @@ from pathlib import Path
 from choice.drop_map import DropMap, Shape
 from choice.drop_metadata import METADATA_NAME, DropMetadata, metadata_of, read_metadata
 from files.byte_ranges import Run, runs_of, same_bytes, write_runs
-from files.input_errors import InputError
+from files.input_errors import InputError, sha256_file
 from files.safe_files import flush_to_disk, replace_when_done, require_disk_space
-from files.seals import sha256_file
 from files.written_records import write_record
 from ggufs.gguf_header import (
     EXPERT_TENSOR,

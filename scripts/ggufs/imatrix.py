@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from files.input_errors import InputError, shown
+from files.input_errors import InputError, sha256_file, shown
 from files.json_records import FileRecord, Sha256, read_record
-from files.seals import sha256_file
 from ggufs.gguf_header import TensorInfo, read_header
 
 import numpy as np

@@ -6,8 +6,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from files.input_errors import InputError
-from files.seals import sha256_file
+from files.input_errors import InputError, sha256_file
 
 PIP_SECONDS = 1800
 LAST_CHARACTERS = 200

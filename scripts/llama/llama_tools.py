@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from files.command_start import without_modes
-from files.input_errors import InputError
+from files.input_errors import InputError, sha256_file
 from files.json_records import read_json, sha256_json
-from files.seals import home_folder, sha256_file
+from files.seals import home_folder
 
 from tqdm import tqdm
 

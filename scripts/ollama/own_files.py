@@ -6,9 +6,8 @@ Both are published as they are, and tell Ollama what to write into every prompt 
 import re
 from pathlib import Path
 
-from files.input_errors import InputError, shown
+from files.input_errors import InputError, sha256_file, shown
 from files.option_types import VERSION_FILE
-from files.seals import sha256_file
 
 MODELFILES = VERSION_FILE.parent / "modelfiles"
 SETTING, DEFAULT = "OLLAMA_PARAMS", "card"

@@ -10,9 +10,8 @@ from pathlib import Path
 from choice.drop_map import Shape, criterion_of, read_drop_map, read_map, rows_that_chose
 from choice.drop_metadata import read_metadata
 from choice.expert_stats import protected, read_stats
-from files.input_errors import InputError, shown
+from files.input_errors import InputError, sha256_file, shown
 from files.json_records import read_record
-from files.seals import sha256_file
 from findings.findings_record import Findings
 from ggufs.imatrix import Imatrix, ImatrixRecord, read_imatrix
 from loops.loop_results import LoopResults

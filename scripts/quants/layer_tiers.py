@@ -14,8 +14,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from choice.expert_stats import read_stats
-from files.input_errors import InputError
-from files.seals import sha256_file
+from files.input_errors import InputError, sha256_file
 from quants.recipes import CD_RECIPES, Recipe
 
 import numpy as np

@@ -11,10 +11,9 @@ from pathlib import Path
 from checkpoints.checkpoint import TensorRange
 from checkpoints.moe_families import text_config
 from checkpoints.towers import VISION, tower_tensors, towers_digest, towers_of
-from files.input_errors import InputError
+from files.input_errors import InputError, sha256_file
 from files.json_records import sha256_json
 from files.safe_files import gib, partial_file, remove, replace_when_done
-from files.seals import sha256_file
 from files.written_records import write_record
 from ggufs.gguf_header import GgufHeader, read_header
 from ggufs.mmproj import TRUE_GELU, projection_widths, types_of, write_with_true_gelu

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
-from files.input_errors import InputError
+from files.input_errors import InputError, sha256_file
 from files.json_records import Count, FileRecord, Positive, Sha256, read_json, read_record, require
-from files.seals import hold, sha256_file
+from files.seals import hold
 
 from pydantic import Field, model_validator
 

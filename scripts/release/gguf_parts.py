@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import ClassVar
 
 from files.byte_ranges import Run, same_bytes
-from files.input_errors import InputError
+from files.input_errors import InputError, sha256_file
 from files.json_records import Record, Sha256, read_record
 from files.safe_files import check_replaceable, directory_when_done, require_disk_space
-from files.seals import is_kept, sha256_file
+from files.seals import is_kept
 from files.written_records import write_record
 from ggufs.gguf_header import TensorInfo, aligned, header_bytes, read_header, split_paths
 from llama.llama_tools import LlamaCpp, run_tool

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from files.byte_ranges import COPY_BYTES
-from files.input_errors import InputError
-from files.seals import file_state, sha256_file
+from files.input_errors import InputError, sha256_file
+from files.seals import file_state
 from release.manifest import DIGITS, EDITED, MANIFEST
 
 import httpx2

@@ -23,9 +23,8 @@ from chats.questions import QUESTION_SEED, held_texts, letters_of, load_question
 from checkpoints.licence import DIGEST, Licence, recorded_licence
 from choice.drop_metadata import METADATA_NAME, read_metadata
 from files.fetched_files import fetched_from
-from files.input_errors import InputError, read_words
+from files.input_errors import InputError, read_words, sha256_file
 from files.json_records import read_record
-from files.seals import sha256_file
 from ggufs.imatrix import ImatrixRecord
 from release.by_hand import by_hand
 from release.question_roles import measured_elsewhere, roles_of, unused_questions

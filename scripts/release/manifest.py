@@ -11,9 +11,8 @@ import re
 from pathlib import Path
 from typing import ClassVar, Self
 
-from files.input_errors import InputError, shown
+from files.input_errors import InputError, sha256_file, shown
 from files.json_records import Record, check_record, read_json, require
-from files.seals import sha256_file
 from quants.quant_record import QuantRecord
 from release.names import BASE_NAME, PLAIN_NAME, is_base, is_plain
 

@@ -15,9 +15,8 @@ from chats.questions import QUESTION_SEED, load_questions, question_set_digest, 
 from chats.texts_again import calibration_chats, joined_chats
 from choice.drop_metadata import METADATA_NAME
 from choice.expert_stats import analysed_ids, stats_metadata
-from files.input_errors import read_whole
+from files.input_errors import read_whole, sha256_file
 from files.json_records import read_record
-from files.seals import sha256_file
 from findings.findings_record import FINDINGS_NAME
 from losses.quality_record import QUALITY_NAME
 from release.make_settings import ASKED, CHOSE, COUNTED, DOMAIN_FILE, ESTIMATED, FOUND, MEASURED, TEXT, question_setting

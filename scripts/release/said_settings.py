@@ -8,8 +8,8 @@ which claims nothing and is published in a safe form; LEFT_OUT, which no record 
 import re
 from pathlib import Path
 
+from files.input_errors import sha256_file
 from files.option_types import VERSION_FILE
-from files.seals import sha256_file
 from quants.recipes import RECIPES, TARGET_SIZE
 from release.make_settings import ASKED, CHOSE, PROTOCOL_SETTINGS, question_setting
 from release.names import NAME, is_base

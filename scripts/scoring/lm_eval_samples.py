@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from files.input_errors import InputError, read_lines, reason_of
+from files.input_errors import InputError, read_lines, reason_of, sha256_file
 from files.json_records import Fields, check_fields, parse_json, read_json
 from files.safe_files import remove
-from files.seals import sha256_file
 from scoring.eval_tasks import EvalTask, task_of
 from scoring.followed import followed_digits
 from scoring.run_files import ANOTHER_OUTPUT, LM_EVAL, RUN, SHOTS, TASK_FOLDER

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from checkpoints.checkpoint import source_digest
 from choice.drop_metadata import METADATA_NAME, read_metadata
-from files.input_errors import InputError
+from files.input_errors import InputError, sha256_file
 from files.json_records import is_file_record, read_json
-from files.seals import BY_RECORD, sha256_file
+from files.seals import BY_RECORD
 from files.written_by import NotProvenError, check_written_by
 from ggufs.imatrix import read_imatrix_record
 

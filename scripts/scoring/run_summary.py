@@ -8,10 +8,9 @@ from pathlib import Path
 
 from choice.drop_map import criterion_of, question_ids_of
 from choice.drop_metadata import read_method
-from files.input_errors import InputError, shown
+from files.input_errors import InputError, sha256_file, shown
 from files.json_records import read_json, read_record
 from files.safe_files import only_writer
-from files.seals import sha256_file
 from scoring.answer_classes import class_of, class_of_failure
 from scoring.answer_letters import completion_letter, strict_letter
 from scoring.answer_record import Answer, prompt_sha256, read_answers

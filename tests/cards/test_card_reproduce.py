@@ -10,8 +10,7 @@ from cards.card_sections import Release, limits_section, method_section
 from cards.made_texts import release_of
 from choice.ranking import choose_questions
 from conftest import DEMO, REPO
-from files.input_errors import InputError
-from files.seals import sha256_file
+from files.input_errors import InputError, sha256_file
 from gates.checked import Checked
 from gates.gates import GATES
 from makers.made_up_evidence import write_scores

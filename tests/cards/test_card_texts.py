@@ -12,9 +12,9 @@ from cards.card_sections import Release
 from cards.gguf_card import gguf_card
 from cards.made_texts import release_of
 from files.fetched_files import CALIBRATION_V5_URL, GPQA_URL, FetchedRecord, dataset_url
-from files.input_errors import InputError
+from files.input_errors import InputError, sha256_file
 from files.json_records import check_record, read_json
-from files.seals import MARKER, sha256_file
+from files.seals import MARKER
 from files.written_records import write_json, write_record
 from makers.release_inputs import release_arguments, shared_release
 from release.input_facts import fetched_files, held_questions

@@ -21,10 +21,9 @@ from cards.made_texts import release_of
 from cards.model_facts import checkpoint_facts, gguf_facts
 from choice.drop_map import OWN_MAP
 from conftest import DEMO
-from files.input_errors import InputError
+from files.input_errors import InputError, sha256_file
 from files.json_records import read_json
 from files.safe_files import GIB
-from files.seals import sha256_file
 from files.written_records import write_json
 from gates.checked import Checked
 from gates.gates import GATES

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import fetch_calibration
-from files.seals import sha256_file
+from files.input_errors import sha256_file
 from files.written_records import write_json
 
 import pytest

@@ -10,7 +10,7 @@ from calls import call
 from choice.drop_map import Shape, criterion_of, read_drop_map
 from choice.drop_metadata import METADATA_NAME, read_metadata
 from copy_drop_map import main
-from files.seals import sha256_file
+from files.input_errors import sha256_file
 from files.written_records import write_json
 from makers.synthetic_build import write_statistics
 from makers.tiny_models import EXPERTS, LAYERS, TOP_K, random_drop_map

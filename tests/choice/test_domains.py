@@ -9,8 +9,7 @@ from choice.domains import Domain, check_domains, keep_by_floors, parse_domain, 
 from choice.drop_map import read_map
 from choice.expert_stats import write_stats
 from choice.stats_record import EXPERT_SUMS, LAYER_SUMS
-from files.input_errors import InputError
-from files.seals import sha256_file
+from files.input_errors import InputError, sha256_file
 from generate_drop_map import main
 
 import numpy as np

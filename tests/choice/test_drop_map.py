@@ -7,9 +7,8 @@ from pathlib import Path
 import plot_expert_stats
 import show_results
 from choice.drop_map import Shape, checked_map, read_drop_map, read_map
-from files.input_errors import InputError
+from files.input_errors import InputError, sha256_file
 from files.json_records import read_json
-from files.seals import sha256_file
 from files.written_records import write_json
 from generate_drop_map import main as choose
 from makers.synthetic_build import write_statistics

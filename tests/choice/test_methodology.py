@@ -13,9 +13,8 @@ from choice.drop_metadata import METADATA_NAME, methodology_of, read_metadata
 from choice.expert_stats import read_stats
 from choice.stats_record import METADATA_KEY
 from conftest import DEMO
-from files.input_errors import InputError
+from files.input_errors import InputError, sha256_file
 from files.json_records import read_json
-from files.seals import sha256_file
 from files.written_records import write_json
 from ggufs.gguf_drop import metadata_beside
 from makers.shared_ggufs import tiny_ggufs

@@ -8,9 +8,9 @@ import tempfile
 from pathlib import Path
 
 from conftest import REPO
-from files.input_errors import InputError
+from files.input_errors import InputError, sha256_file
 from files.known_digests import is_in_memory, known_sha256
-from files.seals import LEDGER, MARKER, seal_said, set_command, sha256_file
+from files.seals import LEDGER, MARKER, seal_said, set_command
 from files.written_records import write_json
 
 import pytest

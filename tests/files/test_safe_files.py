@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 from conftest import REPO
-from files.input_errors import InputError
+from files.input_errors import InputError, sha256_file
 from files.option_types import output_file
 from files.safe_files import (
     GIB,
@@ -26,7 +26,7 @@ from files.safe_files import (
     replace_when_done,
     require_disk_space,
 )
-from files.seals import flushed_state, sha256_file
+from files.seals import flushed_state
 from files.written_records import check_recorded, write_json
 
 import pytest

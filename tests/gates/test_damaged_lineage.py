@@ -9,8 +9,8 @@ from pathlib import Path
 from checkpoints.checkpoint import source_digest
 from choice.expert_stats import read_stats, write_stats
 from conftest import DEMO
+from files.input_errors import sha256_file
 from files.json_records import read_json
-from files.seals import sha256_file
 from gates.lineage import imatrix_model_breaks
 from makers.damaged_build import Build, as_own_map, of_map, of_metadata
 from makers.pruned_models import NAME

@@ -7,8 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 import build_release
+from files.input_errors import sha256_file
 from files.json_records import read_json
-from files.seals import sha256_file
 from gates.scored import seed_breaks, without_order
 from makers.damaged_build import Build
 from makers.made_up_evidence import QUESTIONS

@@ -5,10 +5,10 @@ import shutil
 from pathlib import Path
 
 from calls import as_command, seal_all
-from files.input_errors import InputError
+from files.input_errors import InputError, sha256_file
 from files.json_records import read_json
 from files.safe_files import directory_when_done
-from files.seals import BEGUN, LEDGER, MARKER, Seal, Seals, bound_to, sha256_file
+from files.seals import BEGUN, LEDGER, MARKER, Seal, Seals, bound_to
 from files.written_records import write_json
 from gates.lineage import router_rows, tensors_of
 from ggufs.gguf_header import read_header, write_header_only

@@ -4,9 +4,8 @@ import json
 
 from chats.questions import QUESTION_SEED, Question, load_questions, question_set_digest
 from choice.expert_stats import read_stats
-from files.input_errors import InputError
+from files.input_errors import InputError, sha256_file
 from files.json_records import read_json
-from files.seals import sha256_file
 from files.written_records import write_record
 from findings.findings_record import FINDINGS_NAME
 from gates.lineage import analysed_breaks

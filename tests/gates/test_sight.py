@@ -14,7 +14,8 @@ from cards.front_matter import check_front_matter
 from cards.sight_card import fetched_in_words
 from checkpoints.checkpoint import read_config
 from conftest import DEMO
-from files.seals import MARKER, sha256_file
+from files.input_errors import sha256_file
+from files.seals import MARKER
 from gates.running_gates import smallest
 from gates.sight_gate import picture_gate, picture_png, sight_gate
 from ggufs.mmproj import mmproj_name

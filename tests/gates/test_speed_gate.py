@@ -14,8 +14,7 @@ from chats.questions import QUESTION_SEED, load_questions, question_set_digest
 from chats.texts_again import texts_digest
 from check_release import outcome_of
 from conftest import DEMO
-from files.input_errors import InputError
-from files.seals import sha256_file
+from files.input_errors import InputError, sha256_file
 from gates.gates import records_gate
 from gates.lineage import Lineage
 from gates.made_again import known_quants

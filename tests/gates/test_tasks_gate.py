@@ -9,9 +9,9 @@ import compare_scores
 from calls import as_command, call
 from conftest import DEMO
 from files.fetched_files import HUB, FetchedRecord, dataset_url
-from files.input_errors import InputError
+from files.input_errors import InputError, sha256_file
 from files.json_records import read_json, read_record
-from files.seals import MARKER, sha256_file
+from files.seals import MARKER
 from files.written_records import write_record
 from gates.checked import Checked, Outcome
 from gates.gates import build_gate, made_gate

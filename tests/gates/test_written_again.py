@@ -13,9 +13,8 @@ from chats.questions import QUESTION_SEED, load_questions, question_set_digest
 from chats.texts_again import texts_digest
 from choice.drop_metadata import METADATA_NAME
 from conftest import DEMO
-from files.input_errors import InputError
+from files.input_errors import InputError, sha256_file
 from files.json_records import read_json
-from files.seals import sha256_file
 from gates.checked import Checked
 from gates.shards_gate import shard_breaks
 from gates.written_again import against_header, sensitivity_text_breaks, written_again

@@ -15,8 +15,7 @@ from chats.chat_tokenizer import load_tokenizer
 from chats.questions import load_questions
 from checkpoints.moe_families import GEMMA4
 from choice.drop_map import Shape
-from files.input_errors import InputError
-from files.seals import sha256_file
+from files.input_errors import InputError, sha256_file
 from ggufs.gguf_header import empty_header, key_value, read_header, write_header_only
 from llama import load_check
 from llama.llama_tools import LlamaCpp

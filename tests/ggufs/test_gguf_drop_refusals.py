@@ -10,7 +10,7 @@ from pathlib import Path
 
 from conftest import DEMO, REPO
 from expert_drop import main
-from files.seals import sha256_file
+from files.input_errors import sha256_file
 from makers.gguf_drops import demo_map, drop, split_gguf
 from makers.shared_ggufs import copy_demo_ggufs
 from makers.tiny_models import EXPERTS, TOP_K

@@ -6,8 +6,7 @@ from pathlib import Path
 import pad_gguf
 import quantize_gguf
 from calls import call
-from files.input_errors import InputError
-from files.seals import sha256_file
+from files.input_errors import InputError, sha256_file
 from ggufs.gguf_header import GgufHeader, empty_header, header_bytes, key_value, read_header, write_header_only
 from ggufs.gguf_padding import DENSE, EXPERTS, padding_widths
 from ggufs.imatrix import read_imatrix

@@ -5,7 +5,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from files.seals import sha256_file
+from files.input_errors import sha256_file
 from ggufs.gguf_header import read_header
 from ggufs.vouched_keys import unvouched
 from llama import convert_streamed

@@ -18,9 +18,8 @@ from choice.criteria import CRITERIA
 from compare_criteria import Choice, choices_at, domain_inputs, main, protection, question_row, read_result
 from conftest import REPO
 from expert_drop import main as drop
-from files.input_errors import InputError
+from files.input_errors import InputError, sha256_file
 from files.json_records import check_record, read_json
-from files.seals import sha256_file
 from files.written_records import write_json
 from generate_drop_map import main as choose
 from losses import criteria_report as report

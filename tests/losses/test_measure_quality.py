@@ -20,9 +20,8 @@ from chats.chat_sequences import teacher_forced_sequence
 from chats.chat_tokenizer import load_tokenizer
 from chats.questions import load_questions
 from conftest import REPO
-from files.input_errors import InputError
+from files.input_errors import InputError, sha256_file
 from files.json_records import read_record
-from files.seals import sha256_file
 from ggufs.gguf_header import read_header
 from losses.gguf_logits import GgufLogits
 from losses.kld_statistics import kl_divergence

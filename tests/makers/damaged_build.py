@@ -12,9 +12,10 @@ import check_release
 from calls import as_command
 from checkpoints.checkpoint import source_digest
 from choice.drop_map import details_of
+from files.input_errors import sha256_file
 from files.json_records import read_json
 from files.safe_files import link_or_copy
-from files.seals import LEDGER, seal_file, sha256_file
+from files.seals import LEDGER, seal_file
 from gates.checked import Checked
 from gates.gates import GATES
 from gates.remade_gates import COMMAND_GATES, RECORD_GATES

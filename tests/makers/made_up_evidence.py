@@ -11,8 +11,9 @@ from chats.questions import QUESTION_SEED, load_questions, question_set_digest, 
 from chats.texts_again import texts_digest
 from choice.drop_metadata import METADATA_NAME
 from conftest import DEMO
+from files.input_errors import sha256_file
 from files.json_records import read_record
-from files.seals import INPUTS_NAME, sha256_file
+from files.seals import INPUTS_NAME
 from files.written_records import write_json, write_record
 from ggufs.gguf_header import read_header
 from llama.llama_tools import find_llama_cpp

@@ -17,7 +17,8 @@ from checkpoints.checkpoint import read_checkpoint, source_digest, weights_diges
 from choice.expert_stats import write_stats
 from choice.stats_record import EXPERT_SUMS, LAYER_SUMS
 from conftest import DEMO
-from files.seals import MARKER, sha256_file
+from files.input_errors import sha256_file
+from files.seals import MARKER
 from quants.quant_record import record_path
 
 import numpy as np

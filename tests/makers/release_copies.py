@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import check_release
-from files.seals import sha256_file
+from files.input_errors import sha256_file
 from gates.checked import Checked
 from gates.gates import GATES
 from gates.remade_gates import RECORD_GATES

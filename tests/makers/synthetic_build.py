@@ -8,7 +8,7 @@ from choice.expert_stats import protected, read_stats, write_stats
 from choice.stats_record import EXPERT_SUMS, LAYER_SUMS
 from compare_scores import main as compare_scores
 from conftest import REPO
-from files.seals import sha256_file
+from files.input_errors import sha256_file
 from files.written_records import write_record
 from findings.bf16_norms import bf16_figures
 from findings.domain_drops import domain_drops

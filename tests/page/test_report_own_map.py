@@ -6,8 +6,8 @@ from pathlib import Path
 
 from build_report import main
 from compare_scores import main as compare_scores
+from files.input_errors import sha256_file
 from files.json_records import read_json
-from files.seals import sha256_file
 from makers.synthetic_build import change, options, write_build
 from page.records import read_experts
 from scoring.run_summary import in_sample

@@ -13,8 +13,7 @@ import report_imatrix
 from calls import call
 from chats.chat_tokenizer import load_tokenizer
 from conftest import DEMO
-from files.input_errors import InputError
-from files.seals import sha256_file
+from files.input_errors import InputError, sha256_file
 from ggufs.gguf_header import TensorInfo, header_bytes, key_value, read_header
 from ggufs.imatrix import check_reached, read_imatrix
 from makers.quantize_runs import quantize_arguments

@@ -8,8 +8,8 @@ import plan_quants
 import quantize_gguf
 from calls import call
 from cards.card_tables import padding_in_words
+from files.input_errors import sha256_file
 from files.safe_files import GIB, gib
-from files.seals import sha256_file
 from gates.lineage import Lineage, architecture_of
 from gates.written_again import plan_breaks, quantised_lines, recipe_of
 from ggufs.gguf_header import read_header

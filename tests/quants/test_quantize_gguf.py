@@ -15,9 +15,8 @@ import plan_quants
 import quantize_gguf
 from calls import call
 from conftest import REPO
-from files.input_errors import InputError
+from files.input_errors import InputError, sha256_file
 from files.safe_files import partial_file
-from files.seals import sha256_file
 from ggufs.gguf_header import read_header
 from makers.quantize_runs import quantize_arguments
 from makers.shared_ggufs import copy_demo_ggufs, tiny_ggufs

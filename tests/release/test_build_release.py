@@ -16,8 +16,8 @@ from calls import call
 from cards.chores import chores
 from cards.front_matter import check_front_matter
 from conftest import DEMO, REPO
+from files.input_errors import sha256_file
 from files.safe_files import partial_directory
-from files.seals import sha256_file
 from llama.llama_server import LlamaServer, server_command
 from makers.made_up_evidence import write_quality, write_scores
 from makers.pruned_models import BASE, NAME, STANDARD_QUANTS, copy_of_quants, first_ids

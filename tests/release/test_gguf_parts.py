@@ -4,8 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from calls import as_command
-from files.input_errors import InputError
-from files.seals import MARKER, sha256_file
+from files.input_errors import InputError, sha256_file
+from files.seals import MARKER
 from files.written_records import write_json
 from ggufs.gguf_header import GgufHeader, header_bytes, key_value, read_header
 from makers.pruned_models import NAME

@@ -11,8 +11,8 @@ from cards.card_sections import how_chosen
 from checkpoints.checkpoint import source_digest
 from choice.drop_metadata import METADATA_NAME
 from conftest import DEMO
+from files.input_errors import sha256_file
 from files.json_records import read_json
-from files.seals import sha256_file
 from files.written_records import write_json
 from gates.checked import Checked
 from gates.gates import GATES

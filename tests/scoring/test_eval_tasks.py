@@ -12,9 +12,8 @@ import compare_scores
 import freeze_questions
 from calls import call
 from conftest import DEMO, REPO
-from files.input_errors import InputError
+from files.input_errors import InputError, sha256_file
 from files.json_records import read_json, read_record
-from files.seals import sha256_file
 from scoring.answer_record import read_answers
 from scoring.eval_protocol import recorded_protocol
 from scoring.eval_tasks import GSM8K

@@ -9,8 +9,8 @@ from pathlib import Path
 import fetch_task
 from conftest import DEMO, REPO
 from files.fetched_files import FetchedRecord
+from files.input_errors import sha256_file
 from files.json_records import read_record
-from files.seals import sha256_file
 from scoring.eval_protocol import DEFAULT_TASK
 from scoring.eval_tasks import TASKS, base_task, task_of
 

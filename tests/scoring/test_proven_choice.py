@@ -12,9 +12,9 @@ import summarize_scores
 from calls import call
 from choice.drop_map import OWN_MAP
 from choice.drop_metadata import METADATA_NAME
-from files.input_errors import InputError
+from files.input_errors import InputError, sha256_file
 from files.json_records import read_json, read_record
-from files.seals import LEDGER, sha256_file
+from files.seals import LEDGER
 from files.written_by import NotProvenError
 from files.written_records import write_json
 from gates.checked import Checked

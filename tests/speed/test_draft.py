@@ -10,9 +10,8 @@ import quantize_gguf
 from calls import call
 from conftest import DEMO
 from demo.demo_assistant import DRAFTED_TOKENS, drafts
-from files.input_errors import InputError
+from files.input_errors import InputError, sha256_file
 from files.json_records import read_record
-from files.seals import sha256_file
 from ggufs.draft_fit import check_fits
 from ggufs.gguf_header import GgufHeader, key_value, read_header, write_header_only
 from llama.llama_tools import convert_header_only

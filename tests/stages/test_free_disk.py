@@ -9,8 +9,8 @@ from calls import call
 from checkpoints.checkpoint import read_checkpoint, weights_digest
 from checkpoints.outline import write_checkpoint_outline
 from choice.drop_metadata import METADATA_NAME
-from files.input_errors import InputError
-from files.seals import MARKER, sha256_file
+from files.input_errors import InputError, sha256_file
+from files.seals import MARKER
 from files.written_records import write_json
 from ggufs.gguf_header import read_header
 from ggufs.gguf_outline import check_outline, file_or_outline, outline_path
