@@ -29,7 +29,7 @@ from checkpoints.small_files import small_files
 from choice.expert_stats import write_stats
 from choice.stats_record import EXPERT_SUMS, LAYER_SUMS
 from conftest import REPO
-from files import json_records, safe_files, written_records
+from files import safe_files, written_records
 from files.host_locks import UNKNOWN, holder_of
 from files.input_errors import InputError
 from files.safe_files import directory_when_done, partial_directory, partial_file, replace_when_done
@@ -131,7 +131,7 @@ def test_a_rename_that_fails_is_one_line(tmp_path, monkeypatch, number):
 
     monkeypatch.setattr(os, "replace", failing)
     with pytest.raises(SystemExit) as refused:
-        safe_files.run(lambda: json_records.write_json(tmp_path / "file", {}))
+        safe_files.run(lambda: written_records.write_json(tmp_path / "file", {}))
     line = str(refused.value)
     assert re.fullmatch(r"error: \S+/file\S*: expected .* found.*", line) and len(line.splitlines()) == 1
     assert not list(tmp_path.iterdir())
@@ -146,7 +146,7 @@ def test_a_file_system_that_flushes_no_folders(tmp_path, monkeypatch):
         flush(handle)
 
     monkeypatch.setattr(os, "fsync", no_folders)
-    json_records.write_json(tmp_path / "file", {})
+    written_records.write_json(tmp_path / "file", {})
     with directory_when_done(tmp_path / "folder", "marker") as partial:
         (partial / "marker").write_text("x")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
