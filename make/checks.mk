@@ -75,7 +75,8 @@ $(if $(and $(filter reconstruction,$(CRITERION)),$(if $(RECONSTRUCTION),,none)),
 OPENAI_GOALS := $(if $(filter openai,$(BACKEND)),$(WORK))
 $(if $(and $(OPENAI_GOALS),$(if $(SERVERS),,none)),$(error SERVERS: expected addresses \
   with BACKEND=openai$(,) found none))
-# Before a step runs, whose command stands in the log. What is behind the host may be a password or a key: it is not shown.
+# Before a step runs, whose command stands in the log. What is behind the host may be a password or a key, and is not
+# shown.
 BARE_SERVERS := $(patsubst https://%,%,$(patsubst http://%,%,$(SERVERS:%/=%)))
 $(if $(strip $(foreach s,@ ? / \#,$(findstring $s,$(BARE_SERVERS)))),$(error SERVERS: expected addresses such as \
   http://a:8080$(,) without keys and paths$(,) found one with more; a key goes into SERVER_KEY))
@@ -83,6 +84,10 @@ $(if $(filter release demo check-release upload,$(OPENAI_GOALS)),$(error BACKEND
   found openai))
 $(if $(and $(filter eval,$(OPENAI_GOALS)),$(OTHER_TASK)),$(error BACKEND: expected llama.cpp with TASK=$(TASK)$(,) \
   whose scores are of GGUF files$(,) found openai))
+# A card, and its command, tell question files apart by their names.
+$(if $(filter release demo check-release upload,$(WORK)),$(if $(filter-out $(QUESTIONS),$(EVAL_QUESTIONS)),$(if \
+  $(filter $(notdir $(QUESTIONS)),$(notdir $(EVAL_QUESTIONS))),$(error EVAL_QUESTIONS: expected another name \
+  than that of QUESTIONS for a release$(,) found two files named $(notdir $(QUESTIONS))))))
 # The folds are of QUESTIONS, which have GPQA's columns.
 $(if $(and $(filter eval-heldout,$(MAKECMDGOALS)),$(filter-out gpqa_%,$(TASK))),$(error TASK: expected a task of GPQA \
   with eval-heldout$(,) whose folds are of QUESTIONS$(,) found $(TASK)))

@@ -278,6 +278,7 @@ def test_flags_of_the_tools_change_where_they_are_built(tmp_path):
         (["eval", "TASK=gsm8k"], "gsm8k: unknown task; did you mean gsm8k_cot_zeroshot?"),
         (["eval", "SAMPLES=0"], "SAMPLES: expected a whole number above 0, found '0'"),
         (["eval", "TASK=ifeval", "TASK_DATA=nowhere.jsonl"], "nowhere.jsonl: expected a file, found nothing"),
+        (["release", "QUESTIONS=data/x.csv", "EVAL_QUESTIONS=x.csv"], "EVAL_QUESTIONS: expected another name than"),
         (["eval-heldout", "TASK=ifeval"], "TASK: expected a task of GPQA with eval-heldout"),
         (["loops", "LOOP_SEEDS=0"], "LOOP_SEEDS: expected a whole number above 0, found '0'"),
         (["quants", "QUANTS=Q6K"], "Q6K: unknown quant; did you mean Q6_K?"),
