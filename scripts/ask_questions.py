@@ -23,6 +23,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from files.input_errors import InputError, shown
+from files.json_records import read_json
 from files.known_digests import held_sha256
 from files.option_types import command_parser
 from files.safe_files import directory_when_done, only_writer, remove, run, unchanged
@@ -51,6 +52,7 @@ from scoring.run_files import (
     ANOTHER_OUTPUT,
     ANSWERS,
     LM_EVAL,
+    READ_FROM,
     RUN,
     TASK_FOLDER,
     RunRecord,
@@ -86,6 +88,7 @@ def identity(args: argparse.Namespace, protocol: Protocol) -> dict:
         "gguf_sha256": evaluated_sha256(args.gguf),
         "protocol_sha256": protocol.digest,
         "questions_sha256": held_sha256(args.run / TASK_FOLDER / "frozen.jsonl"),
+        "question_file_sha256": read_json(args.run / TASK_FOLDER / READ_FROM).get("question_file_sha256"),
         "protocol": asdict(protocol),
     }
 

@@ -20,14 +20,14 @@ from pathlib import Path
 
 from chats.questions import QUESTION_SEED
 from choice.drop_map import read_map
-from files.input_errors import LINES_MIB, InputError, read_whole
+from files.input_errors import LINES_MIB, InputError, read_whole, sha256_file
 from files.option_types import command_parser, named_path
 from files.safe_files import check_apart, replace_when_done, run
-from files.written_records import write_lines
+from files.written_records import write_json, write_lines
 from scoring.eval_protocol import DEFAULT_TASK
 from scoring.eval_tasks import MMLU_PRO_SHOTS, EvalTask, base_task, frozen_name, task_of
 from scoring.frozen_questions import documents_of, other_documents
-from scoring.run_files import ANOTHER_OUTPUT, FROZEN, SHOTS
+from scoring.run_files import ANOTHER_OUTPUT, FROZEN, READ_FROM, SHOTS
 
 
 def held_out(documents: list[dict], drop_map: Path) -> list[dict]:
@@ -99,6 +99,7 @@ def main(argv: list[str] | None = None) -> None:
     check_unanswered(args.output, content, f"the questions of {args.questions} by seed {args.seed}")
     examples = examples_of(args.examples, task, args.task)
     files = {task.questions: args.output.resolve() / FROZEN}  # absolute: lm-eval reads it from another directory
+    write_json(args.output / READ_FROM, {"question_file_sha256": sha256_file(args.questions)})
     write_lines(files[task.questions], documents)
     if examples:
         files[task.examples] = args.output.resolve() / SHOTS

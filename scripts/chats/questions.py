@@ -30,7 +30,9 @@ BATCH_ROWS = 16  # of a Parquet file, read at once
 QUESTION_SEED = 42  # default seed of the order of choices
 BLANK_LETTERS = "\u115f\u1160\u2800"  # fillers of Hangul, which NFKC makes of others, and Braille without a dot
 TELLING_LETTERS = 16  # so many of a text in a row are no accident
-ARITHMETIC = "+-*/^=<>×÷−·"  # signs
+ARITHMETIC = "+-*/^=<>"  # signs
+# Others stand for the same ones: a minus, a dash of a range, a hyphen that does not break; crosses, dots, strokes.
+SPELLINGS = str.maketrans(dict.fromkeys("−‐‑‒–—", "-") | dict.fromkeys("×·⋅∙∗", "*") | dict.fromkeys("÷∕⁄", "/"))
 SIGN = re.compile(f"[{re.escape(ARITHMETIC)}]")
 WORD = re.compile(rf"[^\W_]+|{SIGN.pattern}")
 SURROGATE = re.compile("[\ud800-\udfff]")
@@ -73,12 +75,12 @@ def words_of(text: str) -> list[str]:
     """Return the words of a text, case and punctuation aside: by them a question is known again elsewhere.
 
     Letters that are written in two ways count as one (NFKC), and signs that nobody sees as none. A sign of arithmetic
-    between numbers is a word: 4 - 2 and 4 / 2 are two questions.
+    between numbers is a word, however it is spelled: 4 - 2 and 4 / 2 are two questions, 4 - 2 and 4 − 2 are one.
     """
     seen = text.casefold()
     if not text.isascii():  # ASCII has one way to write a letter, and no sign that nobody sees
         plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-        seen = "".join(character for character in plain if not is_unseen(character))
+        seen = "".join(character for character in plain if not is_unseen(character)).translate(SPELLINGS)
     words = WORD.findall(seen)
     if not SIGN.search(seen):
         return words

@@ -76,7 +76,8 @@ def quality_breaks(lineage: Lineage) -> Breaks:
     measured, chats = quality_again(lineage, quality)
     longest = sum(int(count) + 1 >= quality["inputs"]["max_tokens"] for count in chats.counts["all"])
     again = {
-        **{key: quality[key] for key in ("inputs", "left_out", "score")},
+        # Looked at elsewhere (chats, read_breaks); older measurements do not say which file they read.
+        **{key: quality[key] for key in ("inputs", "left_out", "score", "question_file_sha256") if key in quality},
         "cut": min(quality["cut"], longest),  # a chat that just fits is not cut
         "chats": len(chats.counts["all"]),
         "tokens": {name: int(counts.sum()) for name, counts in chats.counts.items()},

@@ -13,6 +13,7 @@ from losses.quality_record import QUALITY_NAME, Quality
 from quants.sensitivity_record import Sensitivity
 from release.manifest import DIGITS
 from release.used_quants import used_quants
+from scoring.run_files import RUN, RunRecord
 from speed.active_experts import ACTIVE_NAME, ActiveExperts
 from speed.draft_results import DRAFT_NAME, DraftResults
 
@@ -21,7 +22,7 @@ MEASURED_ON_FILES: dict[str, type[Record]] = {
     DRAFT_NAME: DraftResults,
     ACTIVE_NAME: ActiveExperts,
 }
-MEASURE_AGAIN = "measure on the file as it is now (REPLACE=quality, draft or auto)"
+MADE_AGAIN = "make it of the file as it is now (REPLACE=eval, tasks, quality, draft or auto)"
 Rows = list[tuple[Path, Question]]  # the questions of several files
 ONE_ID = "give it that id, so that its score counts as in-sample; then run `make eval` and `make quality` again"
 OWN_ID = "give it an id of its own, by which it does not count as the other one; then run `make eval` again"
@@ -40,18 +41,21 @@ def seen_breaks(files: Iterable[Path], seen: Sequence[set[str]]) -> list[InputEr
 
 
 def read_breaks(sources: Mapping[str, Mapping[str, Path]]) -> list[InputError]:
-    """A question file is as it was when losses, speeds and sensitivities were measured on its first questions.
-
-    Else the digest of a file that nothing read would stand beside them.
-    """
-    digests = {sha256_file(path) for path in sources["questions"].values()}
+    """A question file is as it was when it was asked, or losses, speeds and sensitivities were measured on it."""
     of_auto = any(record.get("auto_measured_on") for _, record in used_quants(sources))
     places = [(sources["copies"].get(name), kind) for name, kind in MEASURED_ON_FILES.items()]
     places.append((sources["origins"].get("sensitivity") if of_auto else None, Sensitivity))
-    read = {path: read_record(path, kind).get("question_file_sha256") for path, kind in places if path}
-    expected = "the question file that it was measured on among --questions, as it was"
+    places += [(run.parent / RUN, RunRecord) for run in sources.get("runs", {}).values()]
+    return file_breaks([(path, kind) for path, kind in places if path], sources["questions"].values())
+
+
+def file_breaks(records: Iterable[tuple[Path, type[Record]]], files: Iterable[Path]) -> list[InputError]:
+    """Each record is of one of these files as it is: else the digest of what nothing read would stand beside it."""
+    digests = {sha256_file(path) for path in files}
+    read = {path: read_record(path, kind).get("question_file_sha256") for path, kind in records}
+    expected = "the question file that it is of, as it was"
     return [
-        InputError(path, f"{expected}, sha256 {known[:DIGITS]}", "others", MEASURE_AGAIN)
+        InputError(path, f"{expected}, sha256 {known[:DIGITS]}", "another one", MADE_AGAIN)
         for path, known in read.items()
         if known and known not in digests
     ]

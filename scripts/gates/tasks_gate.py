@@ -12,7 +12,7 @@ from gates.checked import Checked, Outcome
 from gates.lineage import Breaks, Lineage
 from gates.made_again import known_quants, made_again
 from gates.scored import answered_breaks
-from gates.seen_questions import seen_breaks
+from gates.seen_questions import file_breaks, seen_breaks
 from release.manifest import DIGITS
 from release.question_roles import asked_by_any
 from release.seen_ids import seen_ids
@@ -20,7 +20,7 @@ from release.task_files import task_copies, task_sources
 from scoring.comparison import compare, group_runs
 from scoring.eval_protocol import DEFAULT_TASK
 from scoring.eval_tasks import task_of
-from scoring.run_files import read_run
+from scoring.run_files import RUN, RunRecord, read_run
 from scoring.score_records import Scores
 
 EVALUATE = "run `make eval` with this TASK again"
@@ -50,6 +50,8 @@ def part_breaks(lineage: Lineage, name: str, own: dict[str, list[Path]], task: s
     for kind in ("questions", "examples"):  # the card's command names one of each
         if len(own[kind]) > 1:
             return [InputError(own[kind][1], f"one file of {kind} of {name}", f"{len(own[kind])}", EVALUATE)]
+    if changed := file_breaks([(run.parent / RUN, RunRecord) for run in own["run"]], own["questions"]):
+        return changed
     files = [*lineage.sources["questions"].values(), *own["questions"]] if task_of(task).is_gpqa else []
     return seen_breaks(files, seen_ids(lineage.sources))
 

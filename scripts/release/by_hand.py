@@ -58,11 +58,18 @@ def analysis_by_hand(sources: Sources, method: dict) -> list[str]:
             (ATTENTION, analysis.get("attention"), "the analysis ran with the attention {}"),
             (1, known.get("batch_size"), "{} questions ran together in the analysis"),
             (dtype, analysis.get("dtype"), f"the analysis ran in {{}}, while the checkpoint is in {dtype}"),
+            (False, owns_thoughts(analysis), "its reasonings were said to be the model's own (`--reasoning-by`)"),
             (QUESTION_SEED, known.get("seed"), "the choices of its questions were in the order of seed {}"),
             (RECONSTRUCTION_TOKENS, order.get("tokens"), "the order by reconstruction was made from {} tokens"),
             (RECONSTRUCTION_SEED, order.get("seed"), "these were drawn by seed {}"),
         ]
     )
+
+
+def owns_thoughts(analysis: Mapping) -> bool | None:
+    """Tell whether the reasonings of an analysis were said to be the model's own; None where nothing was recorded."""
+    said = analysis.get("reasoning")
+    return None if said is None else "a reference's" not in said
 
 
 def draws_by_hand(method: dict) -> list[str]:

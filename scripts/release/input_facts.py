@@ -27,6 +27,7 @@ from files.input_errors import InputError, read_words, sha256_file
 from files.json_records import read_record
 from ggufs.imatrix import ImatrixRecord
 from release.by_hand import by_hand
+from release.make_settings import ASKED, CHOSE
 from release.question_roles import measured_elsewhere, roles_of, unused_questions
 from release.seen_ids import estimated_ids, measured_ids, method_of, ranked_ids
 from release.task_files import task_copies, task_sources
@@ -61,15 +62,17 @@ def held_questions(text: str, files: list[Path]) -> list[str]:
     return sorted({row["Record ID"] for row, is_held in zip(rows, held) if is_held})
 
 
-def alike_questions(files: Mapping[str, Path], used: Set[str]) -> dict[str, list[int]]:
+def alike_questions(files: Mapping[str, Path], counted: Mapping[str, Set[str]]) -> dict[str, list[int]]:
     """Return of each question file that asks a question again how often it does so, and its number of questions.
 
-    used: the Record IDs of the questions that had a part in the release; others count nowhere.
+    counted: by file the Record IDs of the questions that chose or were scored; others count nowhere.
     """
     found = {}
     for name, path in files.items():
-        those = [question for question in load_questions(path, QUESTION_SEED) if question.record_id in used]
-        digests = [question.words_digest for question in those]
+        ids = counted.get(name, ())
+        digests = [
+            question.words_digest for question in load_questions(path, QUESTION_SEED) if question.record_id in ids
+        ]
         if again := len(digests) - len({*digests}):
             found[name] = [again, len(digests)]
     return found
@@ -163,17 +166,15 @@ def base_licence(sources: dict[str, dict[str, Path]]) -> Licence | None:
     return recorded_licence(sources["origins"]["source"], metadata["source"].get(DIGEST))
 
 
-def used_ids(sources: dict[str, dict[str, Path]], questions: list[Path]) -> set[str]:
-    """Return the Record IDs of the questions that chose, were left out of a choice, scored or measured on."""
+def counted_ids(sources: dict[str, dict[str, Path]], roles: Mapping[str, list[str]]) -> dict[str, set[str]]:
+    """Return of each question file that chose or was scored the Record IDs of those of its questions that did so."""
     method, copies = method_of(sources), sources["copies"]
     scored = read_record(copies[SCORES_NAME], Scores)["question_ids"] if SCORES_NAME in copies else []
-    chose = {*method.get("question_ids", []), *method.get("held_out_question_ids", [])}
-    return chose | {
-        *ranked_ids(sources),
-        *estimated_ids(sources, questions),
-        *measured_ids(sources, questions),
-        *scored,
-    }
+    found: dict[str, set[str]] = {}
+    for role, ids in ((CHOSE, method.get("question_ids", [])), (ASKED, scored)):
+        for name in roles.get(role, []):
+            found.setdefault(name, set()).update(ids)
+    return found
 
 
 def input_facts(sources: dict[str, dict[str, Path]]) -> dict[str, Any]:
@@ -193,7 +194,7 @@ def input_facts(sources: dict[str, dict[str, Path]]) -> dict[str, Any]:
         **(facts_of_tasks(sources, tasks) if tasks else {}),
         **({"fetched": fetched} if fetched else {}),
         "questions": named,
-        **({"alike": alike} if (alike := alike_questions(files, used_ids(sources, questions))) else {}),
+        **({"alike": alike} if (alike := alike_questions(files, counted_ids(sources, roles))) else {}),
         "roles": roles,
         **({"ranked": ids} if (ids := ranked_ids(sources)) else {}),
         **({"estimated": ids} if (ids := estimated_ids(sources, questions)) else {}),

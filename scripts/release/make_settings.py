@@ -9,10 +9,11 @@ V5, V5_NAME = "v5", "calibration_datav5.txt"  # the word of CALIBRATION, and the
 DOMAIN = re.compile(r"[^\s:;&|<>(){}\[\]*?`\"\\%#'$]+")  # a name that make takes as one word
 # What a question file was for, by a setting of make that says so.
 CHOSE, ASKED, MEASURED, ESTIMATED = "QUESTIONS", "EVAL_QUESTIONS", "QUALITY_CHATS", "SENSITIVITY_CHATS"
-COUNTED, TEXT, DOMAIN_FILE, FOUND = "CD_RULE", "CALIBRATION", "DOMAINS", "DOMAIN_COLUMN"
+COUNTED, TEXT, DOMAIN_FILE, FOUND, DRAWN = "CD_RULE", "CALIBRATION", "DOMAINS", "DOMAIN_COLUMN", "DROP_MAP"
 USES = {
     CHOSE: "whose questions chose the experts",
     COUNTED: "over whose questions statistics ranked the layers of CD files",
+    DRAWN: "over whose questions statistics stand in the pictures of the experts",
     DOMAIN_FILE: "which names the questions of a domain of the choice",
     FOUND: "by whose domains the findings were measured",
     TEXT: "whose chats the importance matrix was measured on",
@@ -49,7 +50,7 @@ def fold_of(method: dict, ids: list[str]) -> str | None:
 def question_setting(setting: str, roles: Mapping[str, list[str]]) -> list[str]:
     """Return the names of the question files that a setting of make can have given; roles: names by part."""
     # Where the experts were not chosen by questions, QUESTIONS gives statistics, text of the imatrix, and findings.
-    parts = (CHOSE, COUNTED, TEXT, FOUND) if setting == CHOSE else (setting,)
+    parts = (CHOSE, COUNTED, DRAWN, TEXT, FOUND) if setting == CHOSE else (setting,)
     return next((roles[part] for part in parts if roles.get(part)), [])
 
 

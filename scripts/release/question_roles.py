@@ -4,7 +4,7 @@ A file that a command names had a part in what is published, or is no more than 
 names of settings of make: QUESTIONS chose the experts; EVAL_QUESTIONS was scored, or measured where nothing was scored;
 QUALITY_CHATS are of a file on which losses or speeds were measured, SENSITIVITY_CHATS of one by which the types of AUTO
 files were chosen, CD_RULE of the one whose statistics ranked layers, CALIBRATION of the one in the calibration text,
-DOMAIN_COLUMN of the one that findings are of.
+DOMAIN_COLUMN of the one that findings are of, DROP_MAP of the one whose statistics are drawn beside a map of one's own.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -19,8 +19,19 @@ from files.input_errors import read_whole, sha256_file
 from files.json_records import read_record
 from findings.findings_record import FINDINGS_NAME
 from losses.quality_record import QUALITY_NAME
-from release.make_settings import ASKED, CHOSE, COUNTED, DOMAIN_FILE, ESTIMATED, FOUND, MEASURED, TEXT, question_setting
-from release.seen_ids import Sources, estimated_on, method_of, quality_chats, ranked_ids
+from release.make_settings import (
+    ASKED,
+    CHOSE,
+    COUNTED,
+    DOMAIN_FILE,
+    DRAWN,
+    ESTIMATED,
+    FOUND,
+    MEASURED,
+    TEXT,
+    question_setting,
+)
+from release.seen_ids import Sources, estimated_on, is_file_of, method_of, quality_chats, ranked_ids
 from release.used_quants import used_quants
 from scoring.eval_protocol import recorded_protocol
 from scoring.eval_tasks import task_of
@@ -33,7 +44,10 @@ from speed.draft_results import DRAFT_NAME, DraftResults
 
 def was_asked(run: Path, questions: Path) -> bool:
     """Tell whether a run was asked the questions of a file: by their words, for other words can have the same ids."""
-    protocol = recorded_protocol(run / RUN, read_run(run)["protocol"])
+    record = read_run(run)
+    if not is_file_of(record, questions):
+        return False
+    protocol = recorded_protocol(run / RUN, record["protocol"])
     documents = documents_of(questions, task_of(protocol.task), protocol.choice_order_seed)
     return documents == read_frozen(run / TASK_FOLDER)
 
@@ -54,8 +68,8 @@ def chose(method: dict, statistics: Path | None, questions: Path) -> bool:
 
 
 def is_read_by(statistics: Path | None, questions: Path) -> bool:
-    """Tell whether statistics may be of a file as it is now; those of an older version do not say which one it was."""
-    return stats_metadata(statistics).get("question_file_sha256") in (None, sha256_file(questions))
+    """Tell whether statistics may be of a file as it is now."""
+    return is_file_of(stats_metadata(statistics), questions)
 
 
 def unused(method: dict, questions: Path) -> int:
@@ -114,7 +128,8 @@ def measured_on(sources: Sources, method: dict, questions: Path) -> set[str]:
     for name, kind in ((DRAFT_NAME, DraftResults), (ACTIVE_NAME, ActiveExperts)):
         if name in copies:
             results = read_record(copies[name], kind)
-            if question_set_digest(all_of_it[: results["questions"]]) == results["questions_sha256"]:
+            same = question_set_digest(all_of_it[: results["questions"]]) == results["questions_sha256"]
+            if same and is_file_of(results, questions):
                 found.add(name)
     return found | ({QUALITY_NAME} if quality_chats(sources, method, questions) else set())
 
@@ -126,6 +141,7 @@ def roles_of(sources: Sources, names: Mapping[str, Path]) -> dict[str, list[str]
     """
     runs, method = sources["runs"].values(), method_of(sources)
     domains = {domain["name"] for domain in method.get("domains", [])}
+    drawn = any(name.startswith("experts-") for name in sources["copies"])
     of_cd = any(record.get("cd_rule") for _, record in used_quants(sources))
 
     def measured(path: Path) -> bool:
@@ -137,6 +153,8 @@ def roles_of(sources: Sources, names: Mapping[str, Path]) -> dict[str, list[str]
         MEASURED: measured,
         ESTIMATED: lambda path: bool(estimated_on(sources, path)),
         COUNTED: lambda path: of_cd and counted(sources, path),
+        # Where they chose, that is said already.
+        DRAWN: lambda path: drawn and not method.get("stats_sha256") and counted(sources, path),
         TEXT: lambda path: is_text(sources, path),
         FOUND: lambda path: is_of_findings(sources, path),
         # By its name, as the map has it: of two files of one name neither is known to be it.

@@ -11,8 +11,8 @@ from chats.questions import QUESTION_SEED, Question, load_questions, question_se
 from choice.drop_map import question_ids_of
 from choice.drop_metadata import METADATA_NAME, read_metadata
 from choice.expert_stats import analysed_ids
-from files.input_errors import read_words
-from files.json_records import read_record
+from files.input_errors import read_words, sha256_file
+from files.json_records import read_json, read_record
 from losses.chat_masks import unseen_questions
 from losses.quality_record import QUALITY_NAME, Quality
 from release.used_quants import used_quants
@@ -35,6 +35,9 @@ def ranked_ids(sources: Sources) -> list[str]:
 def estimated_on(sources: Sources, questions: Path) -> list[Question]:
     """Return the first questions of a file by whose losses AUTO files, released or measured, have their types."""
     known = [on for _, record in used_quants(sources) if (on := record.get("auto_measured_on"))]
+    measured = sources["origins"].get("sensitivity") if known else None
+    if measured and not is_file_of(read_json(measured), questions):
+        return []
     all_of_it = load_questions(questions, QUESTION_SEED) if known else []
     counts = [on["chats"] for on in known]
     digests = {on["questions_sha256"] for on in known}
@@ -46,6 +49,11 @@ def estimated_ids(sources: Sources, files: Iterable[Path]) -> list[str]:
     return sorted({one.record_id for path in files for one in estimated_on(sources, path)})
 
 
+def is_file_of(record: Mapping, questions: Path) -> bool:
+    """Tell whether a record may be of a question file as it is now; one of an older version does not say of which."""
+    return record.get("question_file_sha256") in (None, sha256_file(questions))
+
+
 def quality_chats(sources: Sources, method: dict, questions: Path) -> list[Question]:
     """Return the questions of a file whose chats losses were measured on, [] where it is another file.
 
@@ -55,6 +63,8 @@ def quality_chats(sources: Sources, method: dict, questions: Path) -> list[Quest
     if QUALITY_NAME not in copies or "calibration" not in sources["origins"]:
         return []
     quality = read_record(copies[QUALITY_NAME], Quality)
+    if not is_file_of(quality, questions):
+        return []
     text = read_words(sources["origins"]["calibration"])
     all_of_it = load_questions(questions, QUESTION_SEED)
     chats = unseen_questions(all_of_it, text, set(method.get("question_ids") or []))[: quality["chats"]]

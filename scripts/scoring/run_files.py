@@ -19,7 +19,8 @@ from scoring.score_records import ANSWERED_BY, Hardware
 from pydantic import Field, model_validator
 
 RUN, ANSWERS, PATCHED, LM_EVAL, TASK_FOLDER = "run.json", "answers.jsonl", "patched.json", "lm_eval", "task"
-FROZEN, SHOTS = "frozen.jsonl", "examples.jsonl"  # in the task's folder: the questions, and the few shots
+# In the task's folder: the questions, the few shots, and of which file the questions are.
+FROZEN, SHOTS, READ_FROM = "frozen.jsonl", "examples.jsonl", "read_from.json"
 # How the patch step begins an answer, as the model card has it, how many tokens it asks for, and greedily.
 PREFILL, PREDICT_TOKENS, PATCH_TEMPERATURE = "The answer is (", 10, 0
 RANDOM_BYTES = 16
@@ -39,6 +40,7 @@ class RunRecord(Record):
     gguf_sha256: Sha256
     protocol_sha256: Sha256
     questions_sha256: Sha256
+    question_file_sha256: Sha256 | None = None  # of the whole file; older runs have none
     protocol: dict
     hardware: list[Hardware] = []
     tools_sha256: list[Sha256] = []

@@ -245,6 +245,10 @@ def test_a_few_letters_are_held_as_words_alone():
     assert held_texts(sums, "of 02 and 4 2; compute 4 - 2") == [False, True, False]
     assert held_texts(sums, "Compute 4 / 2, and 0+2=x") == [True, False, True]
     assert held_texts(["Please tell me the result of 4 - 2."], "Please tell me the result of 4 / 2.") == [False]
+    for sign in "−‐‑–":  # a minus, or a range, in another spelling
+        assert held_texts([f"Please tell me the result of 4 {sign} 2."], "Please tell me the result of 4 - 2.") == [
+            True
+        ]
     assert held_texts(["HNO3 *", "= 7"], "HNO3 or 7") == [True, True]  # a sign that stands between no numbers
     assert held_texts(["Hue of rust?"], "Hue of ru-st? reddish") == [True]  # a hyphen makes two words of one
 

@@ -29,7 +29,8 @@ def test_a_question_that_chose_the_experts_is_known_under_another_id(build):
     record_id = first.split(",")[0]
     build.write(scored, "".join([header, first.replace(record_id, "another").upper(), *others]))
     found = build.failing("lineage")
-    assert len(found) == 1 and f"the id {record_id} of a question" in found[0] and "ANOTHER" in found[0]
+    assert f"the id {record_id} of a question" in found[0] and "ANOTHER" in found[0]
+    assert all("the question file that it is of, as it was" in line for line in found[1:])  # of each run
 
 
 def test_a_question_of_a_further_task_is_known_under_another_id(build, tmp_path):
@@ -110,6 +111,14 @@ def test_the_file_of_a_measurement_is_as_it_was_read(build, tmp_path):
         measured.write_text(json.dumps(content))
         checked.sources["copies"][QUALITY_NAME] = measured
         assert len(read_breaks(checked.sources)) == count
+
+
+def test_the_file_that_was_asked_is_as_it_was_read(build):
+    """A column that no question has, such as a reasoning, is not in the frozen ones."""
+    assert not read_breaks(build.checked.sources)
+    build.change(build.own / "run.json", lambda run: run.update(question_file_sha256="0" * 64))
+    (error,) = read_breaks(build.checked.sources)
+    assert "run.json: expected the question file that it is of, as it was, sha256" in str(error)
 
 
 def test_the_file_that_chose_is_as_it_was_read(build, tmp_path):

@@ -115,10 +115,13 @@ def test_only_questions_that_were_fetched_have_a_benchmark_s_name(
         with as_command(command):
             said = {"url": url, "bytes": path.stat().st_size, "sha256": sha256_file(path)}
             write_record(Path(f"{path}.json"), said, FetchedRecord)
-    if more == "{}":
-        path.write_text(path.read_text().rstrip("\n"))  # the same questions in other bytes
     given = arguments(pruned_demo, copy)
     folder = tmp_path / f"{NAME}-GGUF"
+    if more == "{}":
+        path.write_text(path.read_text().rstrip("\n"))  # the same questions in other bytes
+        with pytest.raises(InputError, match="gsm8k.jsonl: expected questions that"):
+            build(pruned_demo, folder, *given, quants=QUANTS)
+        return
     card = build(pruned_demo, folder, *given, quants=QUANTS)
     assert (f"### {FOLDER}\n" in card) == known and ("[openai/gsm8k](https://huggingface.co/" in card) == known
     assert (f"### Questions of {FORM}\n" in card) == (not known)

@@ -134,6 +134,7 @@ def write_run(folder: Path, record: Path, questions: Path, marks: str, **options
         "gguf_sha256": quant["sha256"],
         "protocol_sha256": protocol.digest,
         "questions_sha256": sha256_file(frozen),
+        "question_file_sha256": sha256_file(questions),
         "protocol": vars(protocol),
     }
     with as_command("ask_questions"):
@@ -250,6 +251,7 @@ def write_quality(pruned: Path, folder: Path, klds: dict[str, float]) -> Path:
     content = {
         "inputs": inputs,
         "chats": 4,
+        "question_file_sha256": sha256_file(QUESTIONS[0]),
         "left_out": 0,
         "choice_known": True,
         "score": "reply",

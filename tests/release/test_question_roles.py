@@ -154,10 +154,10 @@ def test_a_question_that_a_file_asks_again_is_counted(tmp_path):
     few = tmp_path / "few.csv"
     few.write_text("".join([header, first, second, f"again-{first}", f"more-{first.replace('?', '...?')}"]))
     files, ids = {"few.csv": few, "all.csv": QUESTIONS[0]}, read_ids(few)
-    assert alike_questions(files, ids) == {"few.csv": [2, 4]}
-    assert not alike_questions(
-        files, {one for one in ids if not one.startswith(("again", "more"))}
-    )  # they count nowhere
+    assert alike_questions(files, {"few.csv": ids, "all.csv": ids}) == {"few.csv": [2, 4]}
+    # Those that had no part count nowhere.
+    assert not alike_questions(files, {"few.csv": {one for one in ids if not one.startswith(("again", "more"))}})
+    assert not alike_questions(files, {"all.csv": ids})
 
 
 def test_what_a_file_has_seen_is_said(pruned_demo):
