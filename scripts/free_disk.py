@@ -20,8 +20,9 @@ from files.json_records import is_file_record, read_json
 from files.known_digests import sha256_now
 from files.option_types import command_parser
 from files.safe_files import gib, remove, run
+from files.written_by import check_copied_from
 from ggufs.gguf_header import read_header
-from ggufs.gguf_outline import write_gguf_outline
+from ggufs.gguf_outline import outline_path, write_gguf_outline
 from quants.quant_record import record_path
 
 
@@ -39,7 +40,8 @@ def check_of_record(path: Path, outlined: bool) -> None:
         raise InputError(path, f"the file of its record {record_path(path).name}", "another", "move it away")
     if outlined:
         read_header(path)
-        # What stays stands for the file from now on.
+        # What stays is sealed, and stands for the file from now on.
+        check_copied_from(record_path(path), ("convert_to_gguf",), outline_path(path))
         if (found := sha256_now(path)) != known["sha256"]:
             raise InputError(path, f"the file of its record, sha256 {known['sha256'][:12]}", found[:12], "move it away")
 

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import free_disk
-from calls import call
+from calls import as_command, call
 from checkpoints.checkpoint import read_checkpoint, weights_digest
 from checkpoints.outline import write_checkpoint_outline
 from choice.drop_metadata import METADATA_NAME
@@ -47,6 +47,9 @@ def test_an_outline_has_the_header_the_routers_and_the_size(f16: Path) -> None:
 
 def test_an_outline_is_sealed_for_the_file_of_a_record_alone(f16: Path, refusal) -> None:
     (f16.parent / MARKER).touch()
+    refusal(free_disk.main, ["--outlined", "--gguf", f16], f"{f16}.json", "expected what convert_to_gguf wrote")
+    with as_command("convert_to_gguf"):
+        write_json(Path(f"{f16}.json"), {"version": 1, "bytes": f16.stat().st_size, "sha256": sha256_file(f16)})
     whole = f16.read_bytes()
     f16.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     refusal(free_disk.main, ["--outlined", "--gguf", f16], f16, "expected the file of its record, sha256")
