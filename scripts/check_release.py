@@ -40,7 +40,7 @@ from gates.speed_gate import speed_gates
 from gates.tasks_gate import tasks_gate
 from gates.text_ends_gate import tokens_gate
 from gates.unchanged_gate import unchanged_gate
-from gates.written_again import writing_gates
+from gates.written_again import forget_headers, writing_gates
 from llama.llama_tools import find_llama_cpp
 from release.manifest import read_manifest
 from release.sources import read_sources
@@ -130,8 +130,8 @@ def check_folder(folder: Path, args: argparse.Namespace) -> None:
     print(f"{folder}: all of {applied} checks pass, {len(gates) - applied} do not apply{unsealed}", flush=True)
 
 
-def main(argv: list[str] | None = None) -> None:
-    args = parse_args(argv)
+def check_folders(args: argparse.Namespace) -> None:
+    """Check every folder; exit with 1 when one of them fails."""
     *others, last = args.release
     failed = False
     for folder in others:
@@ -143,6 +143,14 @@ def main(argv: list[str] | None = None) -> None:
     check_folder(last, args)
     if failed:
         sys.exit(1)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    try:
+        check_folders(args)
+    finally:
+        forget_headers()
 
 
 if __name__ == "__main__":

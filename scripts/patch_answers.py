@@ -17,7 +17,7 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
-from files.input_errors import InputError
+from files.input_errors import InputError, shown
 from files.json_records import read_record
 from files.known_digests import known_sha256
 from files.option_types import command_parser
@@ -31,6 +31,7 @@ from scoring.asked_servers import add_server_arguments, answered_by, asked_serve
 from scoring.eval_protocol import recorded_protocol
 from scoring.lm_eval_samples import read_asked
 from scoring.run_files import (
+    ANOTHER_OUTPUT,
     ANSWERS,
     PATCH_TEMPERATURE,
     PATCHED,
@@ -136,7 +137,14 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError(args.gguf, f"the model that gave the answers of {args.run}", "another one")
     with only_writer(args.run / ANSWERS):
         resume_run(args.run)
-        answers = read_answers(args.run / ANSWERS).values()
+        by_id = read_answers(args.run / ANSWERS)
+        asked = {document["Record ID"] for document in read_asked(args.run, run_record)}
+        if strange := sorted(asked ^ by_id.keys()):
+            found = f"{'none' if strange[0] in asked else 'one'} to {shown(strange[0])}"
+            raise InputError(
+                args.run / ANSWERS, f"an answer to each of its {len(asked)} questions", found, ANOTHER_OUTPUT
+            )
+        answers = by_id.values()
         invalid = [answer for answer in answers if answer.invalid]
         head = patch_head(run_record)
         done, machines = patched_before(path, head, invalid)

@@ -137,6 +137,9 @@ def answer_breaks(run: Path, documents: list[dict], patched: bool, task: EvalTas
             )
     entries = read_patched(run / PATCHED, read_run(run))[1] if patched else {}
     for record_id, entry in entries.items():
+        if record_id not in answers:
+            found.append(InputError(run / PATCHED, "answers of the run", f"one to {shown(record_id)}", EVALUATE))
+            continue
         letter = completion_letter(entry["completion"])
         right = letter == by_id[record_id]["answer"].strip("()")
         if (letter, right, answers[record_id].kind) != (entry["letter"], entry["correct"], entry["class"]):

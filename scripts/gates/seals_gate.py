@@ -6,6 +6,7 @@ text, the full model's checkpoint), whose digests are in sealed records, and the
 """
 
 import os
+import pwd
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -192,6 +193,14 @@ def strange_folder(root: Path) -> str:
     )
 
 
+def own_key() -> Path | None:
+    """Return where the account's own key lies, whatever the environment says; None for a user without an account."""
+    try:
+        return Path(pwd.getpwuid(os.getuid()).pw_dir, ".local/state/moe-tools/seal.key")
+    except KeyError:
+        return None
+
+
 def seals_gate(checked: Checked) -> Outcome:
     """Every file that a number of the release rests on has a valid seal."""
     if not sealing():
@@ -199,7 +208,7 @@ def seals_gate(checked: Checked) -> Outcome:
     found = judged(checked)
     roots = {root for _, path, _, seal in found if seal and (root := build_folder(path))}
     strange = {root for root in roots if not Seals(root).own}
-    by = f", by the key {key_path()}" if os.environ.get("SEAL_KEY") else ""  # another one than the account's own
+    by = "" if key_path() == own_key() else f", by the key {key_path()}"
     outcome = Outcome(f"{len(found)} files and recorded answers, as this project's commands wrote them{by}")
     outcome.deviations = [strange_folder(root) for root in sorted(strange)]
     for place, path, stage, seal in found:

@@ -253,6 +253,11 @@ def written_again(lineage: Lineage, tools: LlamaCpp) -> GgufHeader:
     return _written(checkpoint.resolve(), states, tools, lineage.name, outtype)[0]
 
 
+def forget_headers() -> None:
+    """Remove the files of the headers that were written again."""
+    _written.cache_clear()
+
+
 @functools.cache
 def _written(
     checkpoint: Path, states: tuple, tools: LlamaCpp, name: str, outtype: str

@@ -92,7 +92,8 @@ def choice_by_hand(sources: Sources, left: Mapping[str, int]) -> list[str]:
     if criterion_of(method) == OWN_MAP:  # make takes it as it is given, and ranks layers of CD files by statistics
         ranks = any(record.get("cd_rule") for _, record in used_quants(sources))
         unranked = f"{plural(left[COUNTED], 'question')} of the file did not rank layers (`--limit`)"
-        return [unranked] * bool(left[COUNTED]) + analysis_by_hand(sources, {}) if ranks else []
+        beside = ["the map was copied beside statistics (`--stats`)"] * bool(method.get("stats_sha256"))
+        return beside + ([unranked] * bool(left[COUNTED]) + analysis_by_hand(sources, {}) if ranks else [])
     found = ["the experts that rank best were dropped (`--worst-first`)"] * bool(method.get("worst_first"))
     found += ["an imatrix chose the experts (`--imatrix`)"] * bool(method.get("imatrix_sha256"))
     unused = f"{plural(left[CHOSE], 'question')} of the file did not choose (`--questions-in` or `--limit`)"
