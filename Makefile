@@ -144,6 +144,8 @@ $(RELEASES:%=%/manifest.json): $(RELEASE_RECORDS) $(METADATA) $(DRAWN) $(PRUNED)
 $(GGUF_RELEASES:%=%/manifest.json): $(MMPROJ_FILES) $(DRAFT_FILE) $(DRAFT_GAIN) $(PRUNED_GGUF)/imatrix-coverage.png \
     $(wildcard modelfiles/gemma4-*)
 
+# Whole or not there: of a folder that has just got its name an interrupted make would take the manifest alone away.
+.PRECIOUS: $(RELEASES:%=%/manifest.json)
 $(PRUNED)/release/GGUF/manifest.json: $(STANDARD_FILES)
 	$(call step,release,Release of GGUF files) $(BUILD_RELEASE) --kind standard --repository $(PRUNED_NAME)-GGUF \
 	  --gguf $(STANDARD_FILES) $(SIDECARS)

@@ -290,6 +290,12 @@ def test_what_is_misspelt_or_out_of_range_stops_make_before_anything_runs(argume
     assert done.returncode != 0 and words in done.stderr and not done.stdout, done.stderr
 
 
+def test_an_interrupted_make_takes_no_manifest_out_of_a_whole_release(unbuilt):
+    kept = re.findall(r"^\.PRECIOUS: (.*)$", make("-pn", "help", *unbuilt).stdout, re.M)
+    manifests = {f"{folder}/manifest.json" for folder in ("GGUF", "dynamic-GGUF", "checkpoint")}
+    assert manifests <= {path.split("/release/")[-1] for line in kept for path in line.split()}
+
+
 def test_a_run_of_ones_own_is_a_copy_that_make_reads_and_is_not_written_over(tmp_path):
     place = REPO / "runs/test-own-run.mk"
     try:
