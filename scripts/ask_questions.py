@@ -51,6 +51,7 @@ from scoring.lm_eval_samples import missing_results, read_frozen, shorten_names
 from scoring.run_files import (
     ANOTHER_OUTPUT,
     ANSWERS,
+    FROZEN,
     LM_EVAL,
     READ_FROM,
     RUN,
@@ -87,7 +88,7 @@ def identity(args: argparse.Namespace, protocol: Protocol) -> dict:
         "name": args.name,
         "gguf_sha256": evaluated_sha256(args.gguf),
         "protocol_sha256": protocol.digest,
-        "questions_sha256": held_sha256(args.run / TASK_FOLDER / "frozen.jsonl"),
+        "questions_sha256": held_sha256(args.run / TASK_FOLDER / FROZEN),
         "question_file_sha256": read_json(args.run / TASK_FOLDER / READ_FROM).get("question_file_sha256"),
         "protocol": asdict(protocol),
     }

@@ -51,7 +51,7 @@ from checkpoints.checkpoint import (
 )
 from choice.domains import members_digests, read_members
 from choice.expert_stats import check_finite, summary_lines, top_k_of, write_stats
-from choice.stats_record import EXPERT_SUMS, LAYER_SUMS, RECONSTRUCTION_SEED, RECONSTRUCTION_TOKENS
+from choice.stats_record import EXPERT_SUMS, LAYER_SUMS, REASONING_BY, RECONSTRUCTION_SEED, RECONSTRUCTION_TOKENS
 from files.input_errors import InputError, sha256_file
 from files.option_types import command_parser, fraction, named_path, positive
 from files.safe_files import check_apart, require_disk_space, run
@@ -62,7 +62,6 @@ import transformers
 from transformers import PreTrainedModel
 
 SHOWN_IDS = 5
-REASONING_BY = {"reference": "a reference's reasoning, not the model's own", "model": "the model's own reasoning"}
 
 
 def analysis_inputs(

@@ -4,6 +4,7 @@ from typing import ClassVar
 
 from files.json_records import Fields, Record
 
+REASONING_BY = {"reference": "a reference's reasoning, not the model's own", "model": "the model's own reasoning"}
 METADATA_KEY = "expert_stats"
 RECONSTRUCTION_TOKENS, RECONSTRUCTION_SEED = 3000, 1  # that an order by reconstruction is made from, and their draw
 EXPERT_SUMS = (

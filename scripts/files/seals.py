@@ -36,6 +36,7 @@ BINDING = (INPUTS_NAME, BEGUN)
 BY_RECORD = ".gguf"
 KEY_BYTES, KEY_NAME_DIGITS = 32, 12
 KEY_MIB = 1  # at most
+STATE_FOLDER, KEY_NAME = ".local/state", "moe-tools/seal.key"  # in a home folder, and in that
 SEAL_LINE = re.compile(r'(?P<key>[0-9a-f]{12}) (?P<seal>[0-9a-f]{64}) "(?P<place>(?:[^"\\]|\\.)*)" (?P<command>\w*)')
 KEEP_ADVICE = "make that stage again (REPLACE=STAGE), or go on without seals (SEALS=no)"
 KEY_PLACE_ADVICE = "set SEAL_KEY to a file of your own"
@@ -163,7 +164,15 @@ def key_path() -> Path:
         except RuntimeError as error:
             raise InputError(given, "the home folder of a user", "no such user", KEY_PLACE_ADVICE) from error
     state = Path(os.environ.get("XDG_STATE_HOME", ""))  # a relative one counts as none, by its specification
-    return (state if state.is_absolute() else home_folder(KEY_PLACE_ADVICE) / ".local/state") / "moe-tools/seal.key"
+    return (state if state.is_absolute() else home_folder(KEY_PLACE_ADVICE) / STATE_FOLDER) / KEY_NAME
+
+
+def own_key() -> Path | None:
+    """Return where the account's own key lies, whatever the environment says; None for a user without an account."""
+    try:
+        return Path(pwd.getpwuid(os.getuid()).pw_dir, STATE_FOLDER, KEY_NAME)
+    except KeyError:
+        return None
 
 
 def read_key() -> bytes:

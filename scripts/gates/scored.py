@@ -23,7 +23,7 @@ from scoring.eval_tasks import EvalTask, task_of
 from scoring.frozen_questions import documents_of, other_documents
 from scoring.lm_eval_run import request_digest
 from scoring.lm_eval_samples import lm_eval_settings, read_frozen, read_shots
-from scoring.run_files import ANSWERS, PATCHED, RUN, TASK_FOLDER, read_run
+from scoring.run_files import ANSWERS, FROZEN, PATCHED, RUN, TASK_FOLDER, read_run
 from scoring.run_summary import read_patched, summed_up
 from scoring.score_records import SCORES_NAME, Scores, in_a_row, read_summary
 
@@ -166,7 +166,7 @@ def answered_breaks(
     if record["gguf_sha256"] not in known:
         return [InputError(path, "the score of a file whose record is given", record["gguf_sha256"][:DIGITS], EVALUATE)]
     name, quant = known[record["gguf_sha256"]]
-    frozen = run / TASK_FOLDER / "frozen.jsonl"
+    frozen = run / TASK_FOLDER / FROZEN
     found = breaks_of(
         run / RUN,
         [

@@ -5,8 +5,6 @@ needs a key that is not in the build folder. Not asked for one: what is the user
 text, the full model's checkpoint), whose digests are in sealed records, and the project's own files.
 """
 
-import os
-import pwd
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +25,7 @@ from files.seals import (
     as_written,
     build_folder,
     key_path,
+    own_key,
     sealing,
     seals_over,
 )
@@ -191,14 +190,6 @@ def strange_folder(root: Path) -> str:
         f"{root / LEDGER}: expected seals of the key {key_path()}, found {found}: a build of another machine, of a "
         "lost key or of an older version; give its key (SEAL_KEY=FILE), make it again, or say SEALS=no to trust it"
     )
-
-
-def own_key() -> Path | None:
-    """Return where the account's own key lies, whatever the environment says; None for a user without an account."""
-    try:
-        return Path(pwd.getpwuid(os.getuid()).pw_dir, ".local/state/moe-tools/seal.key")
-    except KeyError:
-        return None
 
 
 def seals_gate(checked: Checked) -> Outcome:

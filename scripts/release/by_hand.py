@@ -13,7 +13,7 @@ from choice.drop_map import OWN_MAP, criterion_of
 from choice.drop_metadata import METADATA_NAME, read_metadata
 from choice.expert_stats import stats_metadata
 from choice.ranking import BOOTSTRAP_SEED, RESAMPLES, is_drawn
-from choice.stats_record import RECONSTRUCTION_SEED, RECONSTRUCTION_TOKENS
+from choice.stats_record import REASONING_BY, RECONSTRUCTION_SEED, RECONSTRUCTION_TOKENS
 from files.display import code, plural
 from files.json_records import read_record
 from ggufs.imatrix import CONTEXT_TOKENS, ImatrixRecord
@@ -69,7 +69,7 @@ def analysis_by_hand(sources: Sources, method: dict) -> list[str]:
 def owns_thoughts(analysis: Mapping) -> bool | None:
     """Tell whether the reasonings of an analysis were said to be the model's own; None where nothing was recorded."""
     said = analysis.get("reasoning")
-    return None if said is None else "a reference's" not in said
+    return None if said is None else said.endswith(REASONING_BY["model"])
 
 
 def draws_by_hand(method: dict) -> list[str]:

@@ -11,7 +11,7 @@ from files.json_records import Fields, check_fields, parse_json, read_json
 from files.safe_files import remove
 from scoring.eval_tasks import EvalTask, task_of
 from scoring.followed import followed_digits
-from scoring.run_files import ANOTHER_OUTPUT, LM_EVAL, RUN, SHOTS, TASK_FOLDER
+from scoring.run_files import ANOTHER_OUTPUT, FROZEN, LM_EVAL, RUN, SHOTS, TASK_FOLDER
 
 from pydantic import Field
 
@@ -64,7 +64,7 @@ def _rows(path: Path, what: str) -> Iterator[tuple[str, dict]]:
 
 def read_frozen(task: Path) -> list[dict]:
     """Return the frozen documents of a task directory; raise InputError when two have the same prompt."""
-    path = task / "frozen.jsonl"
+    path = task / FROZEN
     if not path.is_file():
         raise InputError(path, "the frozen questions of freeze_questions.py", "nothing")
     documents = []
@@ -91,7 +91,7 @@ def read_shots(task: Path) -> list[dict]:
 
 def read_asked(run: Path, record: dict) -> list[dict]:
     """Return the frozen documents of a run; raise InputError when they are not those that its record names."""
-    path = run / TASK_FOLDER / "frozen.jsonl"
+    path = run / TASK_FOLDER / FROZEN
     documents = read_frozen(run / TASK_FOLDER)
     if (found := sha256_file(path)) != record["questions_sha256"]:
         expected = f"the questions of {run / RUN}, sha256 {record['questions_sha256'][:12]}"
