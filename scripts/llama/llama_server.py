@@ -13,17 +13,18 @@ import re
 import secrets
 import socket
 import subprocess
-import tempfile
 import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 from files.command_start import without_modes
 from files.input_errors import InputError
 from llama.llama_tools import die_with_parent, last_words
+from llama.socket_folder import SOCKET, socket_folder
 from llama.template_check import check_gguf_template
 
 LOAD_TIMEOUT_SECONDS = 1800  # 50 GB from a slow disk
@@ -36,7 +37,6 @@ WATCH_SECONDS = 2.0
 POLL_SECONDS = 0.05
 HEALTH_SECONDS = 5
 LAST_PORT = 65535
-SHORT_PATH = 60  # bytes of a folder in which a socket can be: the name of one is 103 bytes at most, on macOS
 KEY_BYTES = 32
 SERVER_KEY = "SERVER_KEY"  # of a server that is not ours; SERVER_KEY_2 that of the second one
 MAX_ANSWER_BYTES = 64 << 20  # of one answer; a thought of 24,576 tokens takes 100 KB
@@ -78,16 +78,6 @@ def memory_held(pid: int) -> int:
 def authorization(key: str) -> dict[str, str]:
     """Return the header by which a client shows the key."""
     return {"Authorization": f"Bearer {key}"}
-
-
-def private_folder() -> tempfile.TemporaryDirectory:
-    """Make a folder that is our user's alone (mode 0700), whose path llama-server takes for that of a socket.
-
-    It takes a comma for the end of the path.
-    """
-    usual = tempfile.gettempdir()
-    fits = len(os.fsencode(usual)) <= SHORT_PATH and "," not in usual
-    return tempfile.TemporaryDirectory(prefix="llama-server-", dir=usual if fits else "/tmp")
 
 
 class SocketConnection(http.client.HTTPConnection):
@@ -147,15 +137,14 @@ class LlamaServer:
         self.process: subprocess.Popen | None = None
         self.url, self.starts, self.began = "", 0, 0  # began: where the log of this start begins
         self.key, self.socket = "", ""
-        self.folder: tempfile.TemporaryDirectory | None = None
+        self.folders = ExitStack()
 
     def __enter__(self) -> "LlamaServer":
         if self.gguf.is_file():  # else llama-server's own words say what is wrong
             check_gguf_template(self.gguf, [])
         self.log.unlink(missing_ok=True)
         if "--host" not in self.command:
-            self.folder = private_folder()
-            self.socket = f"{self.folder.name}/llama.sock"  # llama-server knows a socket by that end
+            self.socket = str(self.folders.enter_context(socket_folder()) / SOCKET)
         try:
             self.start()
         except BaseException:
@@ -165,8 +154,7 @@ class LlamaServer:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
-        if self.folder:
-            self.folder.cleanup()
+        self.folders.close()
 
     @property
     def alive(self) -> bool:
