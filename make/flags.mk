@@ -24,10 +24,10 @@ NEW_MODEL := $(call again,model) $(if $(filter-out $(file <$(MODEL_SOURCE)),$(MO
   $(if $(wildcard $(FULL)/checkpoint/config.json),,FORCE)
 MODEL_FILES := $(call check_files,$(MODEL),$(wildcard \
   $(MODEL)/config.json $(MODEL)/*.safetensors $(MODEL)/*.safetensors.index.json))
-ANALYZE := $(PYTHON) $(if $(filter-out 1,$(RANKS)),-m torch.distributed.run --standalone --nproc-per-node $(RANKS)) \
-  scripts/teacher_force_analysis.py
+ANALYZE := $(PYTHON) scripts/teacher_force_analysis.py
 ANALYSIS_FLAGS = --questions $(QUESTIONS) $(KEEP:%=--check-keep %) \
   $(if $(filter yes,$(STREAM_LAYERS)),--stream-layers) $(SPILL:%=--spill %) \
+  $(addprefix --processes ,$(filter-out 1,$(RANKS))) \
   $(if $(filter yes,$(ALLOW_EMPTY_REASONING)),--allow-empty-reasoning) \
   $(if $(RECONSTRUCTION),--reconstruction $(RECONSTRUCTION) $(DOMAIN_FLAGS))
 QUESTIONS_DIGEST := $(call digest,$(QUESTIONS))

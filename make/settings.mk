@@ -22,7 +22,7 @@ CALIBRATION =#                            text of the imatrix: a file, or v5 to 
 STREAM_LAYERS =#                          yes holds one layer of the model in memory, not all
 SPILL =#                                  with STREAM_LAYERS: a directory to hold hidden states in
 ALLOW_EMPTY_REASONING =#                  yes takes questions of which none has an Explanation
-RANKS = 1#                                processes (torchrun) that share the questions
+RANKS = 1#                                processes that share the questions
 RECONSTRUCTION = $(if $(filter reconstruction,$(CRITERION)),all)#  order experts for these tokens: all, reply, or 0.5
 
 # ---- choose and drop

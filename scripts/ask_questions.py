@@ -22,6 +22,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
+from files.command_start import die_with_parent
 from files.input_errors import InputError, shown
 from files.json_records import read_json
 from files.known_digests import held_sha256
@@ -30,7 +31,7 @@ from files.safe_files import directory_when_done, only_writer, remove, run, unch
 from files.sealed_lines import check_kept_lines
 from files.seals import check_kept
 from files.written_records import write_record
-from llama.llama_tools import LlamaCpp, die_with_parent, find_llama_cpp
+from llama.llama_tools import LlamaCpp, find_llama_cpp
 from llama.template_check import check_gguf_template
 from scoring.answer_proxy import AnswerProxy
 from scoring.answer_record import Answer, prompt_sha256, read_answers

@@ -21,6 +21,7 @@ from pathlib import Path
 from chats.chat_sequences import teacher_forced_sequence
 from chats.chat_tokenizer import load_tokenizer
 from chats.questions import QUESTION_SEED, Question, load_questions, question_set_digest
+from files.command_start import die_with_parent
 from files.input_errors import InputError, sha256_file
 from files.json_records import sha256_json
 from files.option_types import command_parser, output_file, positive
@@ -28,7 +29,7 @@ from files.run_state import RunState, results_folder
 from files.safe_files import check_apart, replace_when_done, require_disk_space, run
 from files.written_records import write_record
 from ggufs.gguf_header import experts_used_key, read_header
-from llama.llama_tools import LlamaCpp, die_with_parent, find_llama_cpp
+from llama.llama_tools import LlamaCpp, find_llama_cpp
 from losses.chat_masks import Arrays, Chats, chats_of
 from losses.gguf_logits import GgufLogits
 from losses.kld_statistics import per_chat

@@ -18,6 +18,7 @@ import argparse
 from pathlib import Path
 
 from chats.questions import QUESTION_SEED, Question, load_questions, question_set_digest
+from files.command_start import die_with_parent
 from files.input_errors import InputError, sha256_file
 from files.option_types import command_parser, output_file, positive, whole_number
 from files.safe_files import check_apart, replace_when_done, run
@@ -25,7 +26,7 @@ from files.written_records import write_record
 from ggufs.draft_fit import check_fits
 from ggufs.gguf_header import read_header
 from llama.drafting import DRAFT_TOKENS, draft_flags
-from llama.llama_tools import LlamaCpp, die_with_parent, find_llama_cpp
+from llama.llama_tools import LlamaCpp, find_llama_cpp
 from quants.draft_record import DraftRecord
 from quants.quant_record import read_held_gguf
 from speed.draft_results import ANSWER_TOKENS, DraftResults, check_same_answers, draft_table

@@ -149,7 +149,7 @@ def measure(args: argparse.Namespace, metadata: dict, arrays: dict[str, np.ndarr
     inputs = measured_inputs(args, metadata, device)
     if args.stored:
         return stored(args, metadata, inputs, arrays)
-    directory = state_directory(args.measured, args.spill, 0)
+    directory = state_directory(args.measured, args.spill)
     if args.again:
         remove(directory)
     elif found := read_measured(args.measured, inputs):

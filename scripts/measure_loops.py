@@ -19,13 +19,14 @@ import asyncio
 import tempfile
 from pathlib import Path
 
+from files.command_start import die_with_parent
 from files.input_errors import InputError
 from files.option_types import command_parser, output_file, positive, whole_number
 from files.run_state import RunState
 from files.safe_files import check_apart, remove, replace_when_done, run
 from files.sealed_lines import check_kept_lines
 from files.written_records import write_record
-from llama.llama_tools import LlamaCpp, die_with_parent, find_llama_cpp
+from llama.llama_tools import LlamaCpp, find_llama_cpp
 from loops.loop_answers import (
     ANSWERS_NAME,
     SUBJECT,

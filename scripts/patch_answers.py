@@ -17,6 +17,7 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
+from files.command_start import die_with_parent
 from files.input_errors import InputError, shown
 from files.json_records import read_record
 from files.known_digests import known_sha256
@@ -24,7 +25,7 @@ from files.option_types import command_parser
 from files.safe_files import only_writer, run
 from files.seals import is_kept
 from files.written_records import write_record
-from llama.llama_tools import die_with_parent, find_llama_cpp
+from llama.llama_tools import find_llama_cpp
 from scoring.answer_letters import completion_letter
 from scoring.answer_record import Answer, read_answers
 from scoring.asked_servers import add_server_arguments, answered_by, asked_servers

@@ -13,7 +13,6 @@ that another run makes at that moment, here or on another host, is waited for, a
 
 import argparse
 import codecs
-import ctypes
 import fcntl
 import io
 import os
@@ -30,6 +29,7 @@ import time
 from pathlib import Path
 from typing import IO, NamedTuple
 
+from files.command_start import die_with_parent
 from files.host_locks import lock_path
 from files.input_errors import InputError, printable, printable_lines
 from files.option_types import command_parser, positive
@@ -53,7 +53,6 @@ STOPPED = {
     128 + signal.SIGKILL: ("killed (SIGKILL), by somebody or for want of memory", ""),
 }
 FAILED = {128 + signal.SIGBUS: "ended by SIGBUS: a file that it read has shrunk, or the disk is full"}
-PR_SET_PDEATHSIG = 1  # of prctl(2)
 PATIENCE = 300
 PATH_BEFORE_RESULT = re.compile(r"^\S+: ")  # commands end with "PATH: result" or "NAME: result"
 
@@ -269,8 +268,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     args.place = printable(args.place)
     path, began = log_of(args.logs, args.words), time.monotonic()
-    if sys.platform == "linux":  # a killed make must not leave a step at work, which would refuse the next make
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    die_with_parent(signal.SIGTERM)  # a killed make must not leave a step at work, which would refuse the next make
     code, out, err, back = take_turn(args, path)
     if code == 0:
         print(step_line(args.place, args.words, result_of(out), time.monotonic() - began), flush=True)

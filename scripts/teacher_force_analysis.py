@@ -8,7 +8,6 @@ Output:  a statistics file (schema: choice/expert_stats.py): per question, layer
          in fp32 and summed in fp64; w is the routing weight as the model applies it.
 Example: .venv/bin/python scripts/teacher_force_analysis.py --model data/demo/model \\
              --questions data/demo/calibration_questions.csv --output build/try/expert_stats.safetensors
-         With .venv/bin/torchrun --nproc-per-node 4 for .venv/bin/python the questions are split over 4 processes.
 
 By default the whole model is in memory. With --stream-layers only one layer is: all questions pass layer 0, then layer
 1, and so on; the statistics file is the same, byte for byte. Either way what is finished is kept in OUTPUT.state (or in
@@ -28,14 +27,14 @@ from functools import partial
 from pathlib import Path
 
 from analysis.analysis_state import open_state, state_directory
-from analysis.batches import batches_of
+from analysis.batches import Batch, batches_of
 from analysis.decoder import build_empty, check_complete, load_resident
 from analysis.expert_observer import ExpertObserver, expert_modules
 from analysis.layer_stream import LayerStream
 from analysis.mapped_weights import shrinking_told
 from analysis.model_checks import RUN_DTYPES, check_routing, check_sequences, check_unquantised, stored_dtype
 from analysis.passes import analyze_batches
-from analysis.ranks import Ranks, join_ranks
+from analysis.ranks import Ranks, shared_out
 from analysis.reconstruction import eliminate_layers
 from analysis.sampled_tokens import SAMPLED, SampleObserver, TokenSample, draw_tokens, router_modules
 from chats.chat_sequences import MAX_TOKENS, Sequence, teacher_forced_sequence
@@ -141,7 +140,7 @@ def device_map_of(device: str, ranks: Ranks) -> object:
     """Return where a whole model goes: all GPUs for one process, its own GPU for one of several, else the CPU."""
     if device == "cpu":
         return None
-    return "auto" if ranks.world == 1 else {"": ranks.local}
+    return "auto" if ranks.world == 1 else {"": ranks.rank}
 
 
 def check_output(output: Path) -> None:
@@ -205,6 +204,44 @@ def finish(
     )
 
 
+def analyze(
+    args: argparse.Namespace,
+    tensors: dict[str, TensorRange],
+    model: PreTrainedModel,
+    batches: list[Batch],
+    inputs: dict,
+    sample: TokenSample | None,
+    device: str,
+    ranks: Ranks,
+) -> None:
+    """Bring this process's share of the batches through the model; the first process then writes the statistics."""
+    place = torch.device(device, ranks.rank) if device == "cuda" else torch.device(device)
+    if device == "cuda":
+        torch.cuda.set_device(place)
+    # Before the state, which a family that cannot be streamed must not leave behind. The whole model is loaded after
+    # it: minutes of loading would come before the refusal of a state that is in use.
+    stream = LayerStream(args.model, tensors, model, place) if args.stream_layers else None
+    directory = state_directory(args.output, args.spill)
+    # All bytes of the checkpoint, which takes a minute: the state of a damaged one is none of this.
+    inputs |= {"source_sha256": source_digest(args.model)}
+    identity = inputs | ({"sample": sample.digest} if sample else {})
+    spilled = args.spill is not None
+    state = open_state(directory, identity, ranks, batches, model, args.stream_layers, sample, spilled)
+    with state, shrinking_told(args.model):
+        runner = stream or load_resident(args.model, model.dtype, args.attention, device_map_of(device, ranks))
+        observe = partial(SampleObserver, sample=sample) if sample else ExpertObserver
+        analyze_batches(runner, ranks.mine(batches), state, spilled, ranks.rank > 0, observe)
+        if ranks.rank > 0:
+            return
+        ranks.finish()
+        parts = {batch.first: state.reload(batch.first, with_hidden=False)[0] for batch in batches}
+        order = {}
+        if sample:
+            order = eliminate_layers(runner, merged(parts, SAMPLED), sample.weights, directory)
+        finish(args, inputs, parts, order, list(expert_modules(model)), directory)
+        state.discard()
+
+
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
     add = parser.add_argument_group("inputs and output").add_argument
@@ -232,6 +269,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     # Gemma 4's full layers have 512 values per head; flash attention takes at most 256.
     add("--attention", default="eager", help="attention implementation")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU if there is one")
+    share = "split the questions over N processes of this machine; with GPUs, each has one"
+    add("--processes", type=positive, default=1, metavar="N", help=share)
+    add("--rank", type=positive, default=0, help=argparse.SUPPRESS)  # of a process that another one has started
     args = parser.parse_args(argv)
     if args.spill and not args.stream_layers:
         parser.error("--spill: expected --stream-layers with it")
@@ -284,36 +324,12 @@ def main(argv: list[str] | None = None) -> None:
     model = build_checked(args, config, tensors)
     sequences, chat_template = read_sequences(args, model, questions)
     device = "cpu" if args.device == "cpu" or not torch.cuda.is_available() else "cuda"
-    ranks = join_ranks(device)
     inputs = analysis_inputs(args, config, tensors, model, questions, sequences, chat_template, device)
     sample = sample_of(args, questions, sequences) if args.reconstruction else None
     if sample:
         router_modules(model)  # a family without them is refused before hours of work
-    batches = ranks.mine(batches_of(sequences, args.batch_size))
-    place = torch.device(device, ranks.local) if device == "cuda" else torch.device(device)
-    # Before the state, which a family that cannot be streamed must not leave behind. The whole model is loaded after
-    # it: minutes of loading would come before the refusal of a state that is in use.
-    stream = LayerStream(args.model, tensors, model, place) if args.stream_layers else None
-    directory = state_directory(args.output, args.spill, ranks.node)
-    # All bytes of the checkpoint, which takes a minute: the state of a damaged one is none of this.
-    inputs |= {"source_sha256": source_digest(args.model)}
-    identity = inputs | ({"sample": sample.digest} if sample else {})
-    spilled = args.spill is not None
-    state = open_state(directory, identity, ranks, batches, model, args.stream_layers, sample, spilled)
-    with state, shrinking_told(args.model):
-        runner = stream or load_resident(args.model, model.dtype, args.attention, device_map_of(device, ranks))
-        observe = partial(SampleObserver, sample=sample) if sample else ExpertObserver
-        analyze_batches(runner, batches, state, spilled, ranks.rank > 0, observe)
-        parts = ranks.gather({batch.first: state.reload(batch.first, with_hidden=False)[0] for batch in batches})
-        with ranks.together():
-            if parts is not None:
-                order = {}
-                if sample:
-                    order = eliminate_layers(runner, merged(parts, SAMPLED), sample.weights, directory)
-                finish(args, inputs, parts, order, list(expert_modules(model)), directory)
-        if ranks.local == 0:
-            state.discard()
-    ranks.leave()
+    with shared_out(args.rank, args.processes) as ranks:
+        analyze(args, tensors, model, batches_of(sequences, args.batch_size), inputs, sample, device, ranks)
 
 
 if __name__ == "__main__":

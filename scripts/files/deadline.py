@@ -5,7 +5,6 @@ again, keeps it waiting for ever. The work may hold threads and code that is not
 ends all of that.
 """
 
-import ctypes
 import multiprocessing
 import os
 import signal
@@ -15,6 +14,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TypeVar
 
+from files.command_start import die_with_parent
 from files.input_errors import InputError
 
 CHECK_SECONDS = 30  # of one short answer
@@ -22,7 +22,6 @@ DOWNLOAD_SECONDS = 900  # of some MB, all together
 MODEL_SECONDS = 1800  # after which a model's download must have gone on
 SLOWEST_BYTES = 16 << 10  # per second: 26B parameters would take weeks
 ENDING_SECONDS = 1
-PR_SET_PDEATHSIG = 1  # of prctl(2)
 DISK_BLOCK = 512  # in which stat counts, whatever the file system
 Answer = TypeVar("Answer")
 
@@ -70,8 +69,7 @@ def _answer(pipe: Connection, work: Callable[[], object]) -> None:
     """Send what the work returns or raises, in the new process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    die_with_parent()
     try:
         found = (True, work())
     except InputError as error:

@@ -5,7 +5,6 @@ removed when the output is in place.
 """
 
 import json
-import os
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -77,8 +76,7 @@ class RunState:
             raise InputError(self.directory, "the state of an earlier run, or nothing", "something else")
         # Steps that make other files may share a state, so the lock of a step is not enough.
         self.locks.enter_context(only_writer(self.directory))
-        if os.environ.get("RANK", "0") == "0":  # by torchrun: one run may go over several hosts
-            self.locks.enter_context(only_host(self.directory))
+        self.locks.enter_context(only_host(self.directory))
         self.directory.mkdir(parents=True, exist_ok=True)
         if path.exists():
             self._compare(read_json(path))

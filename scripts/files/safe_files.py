@@ -86,7 +86,7 @@ def open_streams() -> None:
 
 def run(main: Callable[[], None]) -> None:
     """Call `main`; print an InputError, a full disk or an unusable path as one line and exit with code 1."""
-    rank = f" (process {os.environ['RANK']})" if os.environ.get("RANK", "0") != "0" else ""  # set by torchrun
+    rank = f" (process {os.environ['RANK']})" if os.environ.get("RANK", "0") != "0" else ""  # analysis/ranks.py
     collect_garbage_again()
     try:
         if INTERRUPTIBLE:

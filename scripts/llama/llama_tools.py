@@ -4,7 +4,6 @@ A tools directory holds bin/ (or build/bin/, as in a llama.cpp checkout) and con
 explicitly, by $LLAMA_CPP, or is the cache entry of build_llama_cpp.sh.
 """
 
-import ctypes
 import os
 import re
 import signal
@@ -13,7 +12,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from files.command_start import without_modes
+from files.command_start import die_with_parent, without_modes
 from files.input_errors import InputError, sha256_file
 from files.json_records import read_json, sha256_json
 from files.seals import home_folder
@@ -29,7 +28,6 @@ STREAMED = SCRIPTS / "llama/convert_streamed.py"
 LAUNCHERS = (sys.executable, START_CONVERTER, STREAMED)
 READ_BYTES = 65536
 KEPT_CHARACTERS = 20000  # of a tool's output: enough for a stack of calls and the error before it
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 LINE_CHARACTERS = 300
 LOG_PREFIX = re.compile(r"\d+(?:\.\d+){3} ([EWID])(?: |$)")  # llama.cpp's log: minutes.s.ms.us, then the level
 # Warnings whose words an error may have, too. The log of libllama reaches Python without levels, so words must do.
@@ -154,12 +152,6 @@ def find_llama_cpp(explicit: Path | None) -> LlamaCpp:
     if not explicit.is_dir():
         raise InputError(explicit, "the llama.cpp tools", "nothing", "run `make setup` or set LLAMA_CPP")
     return LlamaCpp(explicit)
-
-
-def die_with_parent() -> None:
-    """Ask Linux to kill this process when its parent dies, so that a killed script leaves no tool running."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def run_tool(command: list[object], *, cwd: Path, what: str, step: str, total: str | None = None) -> str:

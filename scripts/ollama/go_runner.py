@@ -16,9 +16,10 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from files.command_start import die_with_parent
 from files.input_errors import InputError
 from files.safe_files import flush_to_disk
-from llama.llama_tools import die_with_parent, tools_cache
+from llama.llama_tools import tools_cache
 
 SOURCES = [Path(__file__).resolve().parent / "go_template" / name for name in ("main.go", "tags.go")]
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from files.command_start import die_with_parent
 from files.input_errors import InputError
 from ggufs.gguf_header import (
     ARRAY,
@@ -26,7 +27,7 @@ from ggufs.gguf_header import (
     write_header_only,
 )
 from ggufs.imatrix import NOT_MEASURED, Imatrix
-from llama.llama_tools import die_with_parent, last_words
+from llama.llama_tools import last_words
 from quants.padded_model import planned_header
 from quants.recipes import Recipe
 

@@ -6,10 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+from files.command_start import die_with_parent
 from files.input_errors import InputError
 from files.json_records import sha256_json
 from llama.llama_server import without_server_keys
-from llama.llama_tools import die_with_parent, last_words
+from llama.llama_tools import last_words
 from scoring.eval_protocol import OpenAiProtocol, Protocol
 from scoring.eval_tasks import frozen_name, task_of
 
