@@ -103,7 +103,15 @@ class AnswerProxy:
         allow_open_files()
         app = web.Application(client_max_size=MAX_REQUEST_BYTES)
         app.router.add_post("/v1/chat/completions", self.handle)
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_SECONDS, logger=LOGGER)
+        runner = web.AppRunner(
+            app,
+            access_log=None,
+            shutdown_timeout=SHUTDOWN_SECONDS,
+            logger=LOGGER,
+            # What a stranger sends is neither decompressed nor waited for: either would take the time of all others.
+            auto_decompress=False,
+            lingering_time=0,
+        )
         async with self.pool.opened():
             await runner.setup()
             assert runner.server is not None  # it was set up

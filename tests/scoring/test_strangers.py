@@ -112,6 +112,22 @@ def test_who_shows_no_key_is_not_waited_for(demo, tmp_path, monkeypatch):
         pass  # ended as well
 
 
+def test_the_rest_of_a_request_without_a_key_is_not_read(demo, tmp_path):
+    def ask(port: int) -> bytes:
+        with socket.create_connection(("127.0.0.1", port), timeout=4) as connection:
+            connection.sendall(POST + b"Content-Length: 1000000\r\n\r\na")
+            said = b""
+            while more := connection.recv(1 << 16):
+                said += more
+            return said
+
+    async def asked() -> bytes:
+        async with proxy_of(demo, tmp_path / "answers.jsonl") as (_, url):
+            return await asyncio.to_thread(ask, port_of(url))
+
+    assert b"401" in asyncio.run(asked())
+
+
 def test_the_limit_of_open_files_is_raised_as_far_as_it_may_be():
     with few_files() as most:
         strangers.allow_open_files()
@@ -127,6 +143,7 @@ RUBBISH = {
     "no header": (POST + b"nonsense\r\n\r\n", b"400"),
     "no length": (POST + b"Content-Length: -1\r\n\r\n", b"400"),
     "no chunks": (POST + b"Transfer-Encoding: chunked\r\n\r\nxyz\r\n", b"40"),
+    "nothing that was compressed": (POST + b"Content-Encoding: deflate\r\nContent-Length: 2\r\n\r\n\xff\xff", b"401"),
     "another after it": (POST + b"Content-Length: 0\r\n\r\n\xff\xff\r\n\r\n", b"40"),
 }
 
