@@ -3,6 +3,12 @@
 # name that our files know is neither seen nor handed on, but for what they let the environment set (by ?=). All
 # else is handed on as it is, unread.
 
+override from_environment = $(filter environment,$(firstword $(origin $(1))))
+# Make's own, which it leaves to the environment where that has them. The last, which it expands for each shell, it sets
+# as if it came from there if the command line has settings.
+$(foreach v,MAKE_COMMAND MAKECMDGOALS MAKEOVERRIDES,$(if $(call from_environment,$v),\
+  $(if $(filter-out $${-*-command-variables-*-},$(value $v)),$(error $v: expected the value that make gives it; \
+  found one in the environment))))
 # Without a shell all that follows would be empty, and the first to complain would blame a setting.
 $(if $(shell echo yes),,$(error bash: expected on PATH; found none))
 # Asked for, by $(NAME) or a function of NAME, or set; $$NAME is the shell's.
@@ -12,10 +18,6 @@ override NAMES_HERE := ${shell sed -E -e 's/\#.*//' -e 's/[$$][$$]//g' -e 's/[$$
 override TAKEN_FROM_IT := $(shell sed -nE 's/^([A-Z0-9_]+) \?=.*/\1/p' make/*.mk) MAKE% SHELL
 # Some names are made of two parts, such as AFTER_ and a stage.
 override BEGINNINGS := $(addsuffix %,$(filter-out _,$(filter %_,$(NAMES_HERE))))
-override from_environment = $(filter environment,$(firstword $(origin $(1))))
 $(foreach v,$(filter-out $(TAKEN_FROM_IT),$(NAMES_HERE) $(filter $(BEGINNINGS),$(.VARIABLES))),\
   $(if $(findstring $$,$v),,$(if $(call from_environment,$v),$(eval override undefine $v))))
-# Make's own, which it leaves to the environment where that has them.
 override MAKE = $(MAKE_COMMAND)
-$(foreach v,MAKE_COMMAND MAKECMDGOALS,$(if $(call from_environment,$v),$(error $v: expected the value that make gives \
-  it; found one in the environment)))

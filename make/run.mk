@@ -2,7 +2,8 @@
 
 TARGETS := $(shell sed -nE 's/^([a-z][a-z-]*):.*/\1/p' Makefile make/*.mk | sort -u)
 STAGES := model statistics choice imatrix cd auto eval tasks heldout quality findings loops draft quants report
-KNOWN_RUNS := $(sort $(basename $(notdir $(wildcard runs/*.mk))))
+# The shell sees these names: a file with other characters in its name is no run.
+KNOWN_RUNS := $(sort $(shell ls runs | sed -nE 's/^([A-Za-z0-9._-]+)\.mk$$/\1/p'))
 KNOWN_QUANTS := $(shell sed -nE 's/^    Recipe."([A-Z0-9_-]+)".*/\1/p' scripts/quants/recipes.py)
 KNOWN_TASKS := $(shell sed -nE 's/^    "([a-z][a-z0-9_]+)": .*,/\1/p' scripts/scoring/eval_tasks.py)
 KNOWN_CRITERIA := $(shell sed -nE 's/^    "([a-z-]+)": [a-z_]+,.*/\1/p' scripts/choice/criteria.py) random

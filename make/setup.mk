@@ -5,8 +5,10 @@ PYTHON := .venv/bin/python
 OMP_WAIT_POLICY ?= PASSIVE
 # In the locale of another encoding Python would write and print texts in that one, or fail.
 PYTHONUTF8 := 1
-# It would win over that, and Python cannot even start with one that it does not know.
-unexport PYTHONIOENCODING
+# The first would win over that. With the next Python does not find our modules, with others it does not start, ends
+# otherwise than we do, or prints pages of its own.
+unexport PYTHONIOENCODING PYTHONSAFEPATH PYTHONHOME PYTHONPLATLIBDIR PYTHONHASHSEED PYTHONMALLOC PYTHONINSPECT \
+  PYTHONDEBUG PYTHONVERBOSE PYTHONPROFILEIMPORTTIME PYTHONDUMPREFS
 export PYTHON LLAMA_CPP CMAKE_ARGS MOE_TOOLS_CACHE OMP_WAIT_POLICY PYTHONUTF8 SEALS SEAL_KEY
 SETUP := .venv/.installed
 WHERE_TOOLS_ARE := CMAKE_ARGS='$(CMAKE_ARGS)' MOE_TOOLS_CACHE='$(MOE_TOOLS_CACHE)' scripts/build_llama_cpp.sh --where

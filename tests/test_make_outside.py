@@ -84,6 +84,25 @@ def test_what_a_run_file_makes_of_its_settings_is_looked_at_too(tmp_path):
         run.unlink()
 
 
+@pytest.mark.parametrize("name", ["x`touch${IFS}CANARY`", "x$(touch CANARY)", "x;touch CANARY", "x'"])
+def test_a_file_in_runs_whose_name_is_none_of_a_run_runs_nothing(name):
+    run = REPO / f"runs/{name}.mk"
+    try:
+        run.write_text("")
+        for words in (["compare", "RUNS=demoo"], ["demo", "FROM=demx"], ["help-all"], ["help"]):
+            done = make(*words)
+            assert "CANARY" not in done.stdout + done.stderr and not (REPO / "CANARY").exists()
+        assert "did you mean demo?" in make("compare", "RUNS=demoo").stderr
+    finally:
+        run.unlink()
+
+
+@pytest.mark.parametrize("name", ["PYTHONSAFEPATH", "PYTHONHASHSEED", "PYTHONMALLOC", "PYTHONHOME", "PYTHONVERBOSE"])
+def test_python_starts_whatever_the_environment_says_of_it(name, tmp_path):
+    done = make("new", "RUN=demo", **{name: "x"})  # there is one: a refusal of our own
+    assert len(done.stderr.splitlines()) == 2 and "runs/demo.mk" in done.stderr, done.stderr
+
+
 def test_names_of_a_models_files_run_nothing(demo_model, tmp_path):
     model = shutil.copytree(demo_model, tmp_path / "model")
     for name in ("x", "x;>canary.safetensors"):  # after the first make would find its prerequisite, and run the rest
@@ -116,7 +135,7 @@ def test_the_environment_sets_nothing_and_runs_nothing(tmp_path, option):
         )
         assert done.returncode == 0 and (done.stdout, done.stderr) == (expected.stdout, expected.stderr)
     assert not list(tmp_path.iterdir())
-    for name in ("MAKECMDGOALS", "MAKE_COMMAND"):
+    for name in ("MAKECMDGOALS", "MAKE_COMMAND", "MAKEOVERRIDES"):
         refused(make("drop", "-n", **{name: f"$(shell touch {tmp_path}/canary)"}), name, tmp_path / "canary")
 
 
