@@ -21,9 +21,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-from files.command_start import without_modes
+from files.command_start import die_with_parent, without_modes
 from files.input_errors import InputError
-from llama.llama_tools import die_with_parent, last_words
+from llama.llama_tools import last_words
 from llama.socket_folder import SOCKET, socket_folder
 from llama.template_check import check_gguf_template
 
@@ -221,7 +221,7 @@ class LlamaServer:
     def _refusal(self, log_text: str, code: int) -> InputError:
         """Return the error of a server that ended before it served."""
         # A taken port is no fault of the model, which the other message would name.
-        if match := re.search(r"couldn't bind .*port: (\d+)", log_text):
+        if not self.socket and (match := re.search(r"couldn't bind .*port: (\d+)", log_text)):
             return InputError(f"port {match[1]}", "a free port of 127.0.0.1", "one that is taken", "leave PORT out")
         found = f"exit code {code}: {last_words(log_text)}"
         return InputError(self.gguf, "a model that llama-server loads and serves", found, f"log: {self.log}")

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-PREFIX = "llama-server-"
+PREFIX = "moe-llama-server-"  # no other program's
 SOCKET = "llama.sock"  # llama-server knows a socket by that end
 SHORT_PATH = 60  # bytes of a folder in which a socket can be: the name of one is 103 bytes at most, on macOS
 

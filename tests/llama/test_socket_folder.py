@@ -59,12 +59,12 @@ def test_the_folder_of_a_process_that_runs_stays(place):
 
 
 def test_what_is_no_such_folder_stays(place):
-    (place / "llama-server-notes").write_text("mine")
-    (place / "llama-server-link").symlink_to(place)
-    (place / "llama-server-full").mkdir(mode=0o700)
-    (place / "llama-server-full/notes").touch()
-    (place / "llama-server-open").mkdir()
-    (place / "llama-server-open").chmod(0o755)
+    (place / "moe-llama-server-notes").write_text("mine")
+    (place / "moe-llama-server-link").symlink_to(place)
+    (place / "moe-llama-server-full").mkdir(mode=0o700)
+    (place / "moe-llama-server-full/notes").touch()
+    (place / "moe-llama-server-open").mkdir()
+    (place / "moe-llama-server-open").chmod(0o755)
     before = {*place.rglob("*")}
     with socket_folder():
         pass
