@@ -26,6 +26,7 @@ import sys
 import termios
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -43,7 +44,7 @@ from stages.turns import turn
 LINE_WIDTH = 100  # of a finished step's line
 WORDS_WIDTH = 40
 READ_BYTES = 1 << 16
-LEAST_ROOM = 20  # columns for what a command reports, however narrow the terminal is
+LEAST_ROOM, MOST_ROOM = 20, 1000  # columns for what a command reports, whatever the terminal says of itself
 SHOWN_LINES = 5  # of a failed command that printed no error line
 CLEAR_LINE = "\r\x1b[K"
 # How a step was stopped from outside, by its exit code, and what must be mended first.
@@ -156,7 +157,7 @@ def run_logged(command: list[str], log: Log, screen: Screen, echo: bool) -> tupl
     reader, writer = pty.openpty() if screen.live else os.pipe()
     if screen.live:  # a new one has no width, and a progress bar would be cut to nothing
         room = shutil.get_terminal_size().columns - len(screen.beginning) - 4
-        termios.tcsetwinsize(writer, (24, max(room, LEAST_ROOM)))
+        termios.tcsetwinsize(writer, (24, min(max(room, LEAST_ROOM), MOST_ROOM)))
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=writer) as process:
         os.close(writer)
         # make ends a step by SIGTERM, sent to this process alone.
@@ -168,8 +169,12 @@ def run_logged(command: list[str], log: Log, screen: Screen, echo: bool) -> tupl
             threading.Thread(target=follow, args=(process.stdout, out, log, None, echo)),
             threading.Thread(target=follow, args=(reader, err, log, screen, echo)),
         ]
-        for thread in threads:
-            thread.start()
+        try:
+            for thread in threads:
+                thread.start()
+        except RuntimeError:  # the user may have no more: who would read what the command says?
+            process.kill()
+            raise
         try:
             code = process.wait()
         except KeyboardInterrupt:  # the command has got Ctrl-C as well, and tidies up
@@ -224,8 +229,9 @@ def run_step(args: argparse.Namespace, path: Path, screen: Screen) -> Ended:
         print(line, flush=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+b", buffering=0) as file:  # NFS lends no shared lock on what cannot be read
-        # Held while the step works: `make status` sees by it what is running.
-        fcntl.flock(file, fcntl.LOCK_SH)
+        # Held while the step works: `make status` sees by it what is running. Some file systems have no locks.
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_SH)
         log = Log(file)
         log.write(f"\n{time.strftime('%Y-%m-%d %H:%M:%S')} $ {line}\n".encode())
         usage = Usage(args.disk)

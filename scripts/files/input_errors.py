@@ -48,7 +48,7 @@ def in_one_line(message: str) -> str:
 
 @contextmanager
 def naming(place: object) -> Iterator[None]:
-    """Give an OSError that names no file, as that of a write or a flush, the name of what is written."""
+    """Give an OSError that names no file, as that of a read, a write or a flush, the name of what is used."""
     try:
         yield
     except OSError as error:
@@ -119,13 +119,14 @@ def check_bounded(path: Path, most: int = RECORD_MIB) -> None:
 def read_whole(path: Path, most: int = RECORD_MIB) -> bytes:
     """Return the bytes of a file of at most so many MiB; raise InputError as `check_bounded`."""
     check_bounded(path, most)
-    return path.read_bytes()
+    with naming(path):
+        return path.read_bytes()
 
 
 def read_lines(path: Path, most: int = LINES_MIB) -> list[bytes]:
     """Return a file's lines, each with its end; raise InputError as `check_bounded`, or for more than MOST_LINES."""
     check_bounded(path, most)
-    with open(path, "rb") as file:
+    with naming(path), open(path, "rb") as file:
         lines = list(islice(file, MOST_LINES + 1))
     if len(lines) > MOST_LINES:
         raise InputError(path, f"at most {MOST_LINES} lines", "more")
@@ -135,11 +136,12 @@ def read_lines(path: Path, most: int = LINES_MIB) -> list[bytes]:
 def read_words(path: Path, most: int = RECORD_MIB) -> str:
     """Return a file's text, what is no UTF-8 in it replaced; raise InputError as `check_bounded`."""
     check_bounded(path, most)
-    return path.read_text(encoding="utf-8", errors="replace")
+    with naming(path):
+        return path.read_text(encoding="utf-8", errors="replace")
 
 
 def sha256_file(path: Path) -> str:
     """Return the hex sha256 of a file's bytes."""
     check_ends(path)
-    with open(path, "rb") as file:
+    with naming(path), open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -42,15 +42,8 @@ SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")  # numpy's words for 
 HOST_DIGITS = 8  # of the digest of a host's name
 LINK_LOOP = "Symlink loop"  # how Path.resolve begins its error, before Python 3.13
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports Ctrl-C
-# What a disk or a machine can cause where no file is named: by a read, by a write to a file that stays, or by a new
-# process. Any other such OSError is a defect of ours and keeps its traceback.
-UNUSABLE_PATH = (
-    *(errno.EACCES, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOENT, errno.EPERM),
-    *(errno.ENAMETOOLONG, errno.ELOOP, errno.EIO, errno.EFBIG, errno.EDQUOT, errno.EBUSY, errno.ENOMEM),
-    *(errno.ENODEV, errno.ENXIO, errno.ESTALE, errno.ETXTBSY, errno.EMFILE, errno.ENFILE, errno.EXDEV, errno.ENOTEMPTY),
-    # Of network file systems, of those in user space and of damaged ones.
-    *(errno.EREMOTEIO, errno.ETIMEDOUT, errno.ENOTCONN, errno.EUCLEAN, errno.EMLINK, errno.ENOLCK, errno.EOPNOTSUPP),
-)
+NO_THREAD = "can't start new thread"  # Python's words for a user's limit of processes; it gives no errno
+DEFECTS = (errno.EBADF, errno.EFAULT)  # no disk and no machine causes them: a defect of ours keeps its traceback
 # Of a file on a network file system, or of a download.
 OF_CONNECTIONS = (
     *(errno.ETIMEDOUT, errno.ENOTCONN, errno.ECONNRESET, errno.ECONNABORTED, errno.ECONNREFUSED),
@@ -102,6 +95,8 @@ def run(main: Callable[[], None]) -> None:
     except MemoryError:  # as of `ulimit -v`, or of a machine without overcommitment
         sys.exit(f"error{rank}: memory: expected enough of it, found none left")
     except RuntimeError as error:
+        if str(error).startswith(NO_THREAD):
+            sys.exit(f"error{rank}: processes: expected one more, found as many as this user may have")
         if not str(error).startswith(LINK_LOOP):
             raise
         sys.exit(f"error{rank}: {in_one_line(str(error))}: expected a path that can be used, found links in a circle")
@@ -114,9 +109,12 @@ def run(main: Callable[[], None]) -> None:
             sys.exit(f"error{rank}: {OUTPUT}: expected a reader to the end, found a closed pipe")
         if error.errno == errno.ENOSPC:
             sys.exit(f"error{rank}: {place}: expected enough disk space, found the disk full")
-        if named or error.errno in UNUSABLE_PATH:
+        if named:
             sys.exit(f"error{rank}: {place}: expected a path that can be used, found: {error.strerror}")
-        raise
+        if error.errno is None or error.errno in DEFECTS:
+            raise
+        # Of a read, of a write to a file that stays, or of a new process.
+        sys.exit(f"error{rank}: system: expected a disk and processes that can be used, found: {error.strerror}")
     finally:
         if INTERRUPTIBLE:  # all is tidied up, and Python's own end would print a stack, too
             signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -277,6 +275,9 @@ def only_writer(path: Path) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise InputError(path, "an output that no other run is writing", "one that is being written") from error
+        except OSError as error:
+            found = f"one without ({error.strerror})"
+            raise InputError(directory, "a file system with locks", found, "set TMPDIR to another") from error
         yield
     finally:
         os.close(handle)

@@ -29,7 +29,7 @@ from checkpoints.small_files import small_files
 from choice.expert_stats import write_stats
 from choice.stats_record import EXPERT_SUMS, LAYER_SUMS
 from conftest import REPO
-from files import safe_files, written_records
+from files import input_errors, safe_files, written_records
 from files.host_locks import UNKNOWN, holder_of
 from files.input_errors import InputError
 from files.safe_files import directory_when_done, partial_directory, partial_file, replace_when_done
@@ -135,6 +135,50 @@ def test_a_rename_that_fails_is_one_line(tmp_path, monkeypatch, number):
     line = str(refused.value)
     assert re.fullmatch(r"error: \S+/file\S*: expected .* found.*", line) and len(line.splitlines()) == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("number", sorted(errno.errorcode))
+def test_a_call_that_fails_without_a_name_is_one_line(number):
+    """As of a read, of a lock or of a new process. Some numbers only a defect of ours can cause."""
+
+    def failing() -> None:
+        raise OSError(number, os.strerror(number))
+
+    with pytest.raises(OSError if number in safe_files.DEFECTS else SystemExit) as refused:
+        safe_files.run(failing)
+    if number not in safe_files.DEFECTS:
+        line = str(refused.value)
+        assert re.fullmatch(r"error: (output|system): expected .* found.*", line) and len(line.splitlines()) == 1
+
+
+@pytest.mark.parametrize("read", [input_errors.sha256_file, input_errors.read_whole, input_errors.read_lines])
+def test_a_read_that_fails_names_the_file(tmp_path, monkeypatch, read):
+    (tmp_path / "file").write_text("x")
+
+    def failing(*_: object, **__: object) -> None:
+        raise OSError(errno.EBADMSG, os.strerror(errno.EBADMSG))
+
+    monkeypatch.setattr(input_errors, "open", failing, raising=False)
+    monkeypatch.setattr(Path, "read_bytes", failing)
+    with pytest.raises(SystemExit, match="/file: expected a path that can be used, found: Bad message"):
+        safe_files.run(lambda: read(tmp_path / "file"))
+
+
+def test_no_thread_more_is_one_line():
+    def failing() -> None:
+        raise RuntimeError("can't start new thread")
+
+    with pytest.raises(SystemExit, match="processes: expected one more, found as many as this user may have"):
+        safe_files.run(failing)
+
+
+def test_a_temporary_directory_without_locks_is_one_line(tmp_path, monkeypatch):
+    def failing(*_: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(safe_files.fcntl, "flock", failing)
+    with pytest.raises(InputError, match="output-locks-.* expected a file system with locks"):
+        written_records.write_json(tmp_path / "file", {})
 
 
 def test_a_file_system_that_flushes_no_folders(tmp_path, monkeypatch):
