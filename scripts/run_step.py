@@ -144,9 +144,12 @@ def follow(stream: IO[bytes] | int, kept: list[bytes], log: Log, screen: Screen 
         kept.append(chunk)
         log.write(chunk)
         if echo:
-            # In bytes of its own: a terminal's encoding that has not a letter must not end the reading.
-            sys.stdout.buffer.write(printable_lines(decoder.decode(chunk)).encode())
-            sys.stdout.flush()
+            try:
+                # In bytes of its own: a terminal's encoding that has not a letter must not end the reading.
+                sys.stdout.buffer.write(printable_lines(decoder.decode(chunk)).encode())
+                sys.stdout.flush()
+            except OSError:  # who read it has left. The step goes on, and must be read to its end.
+                echo = False
         elif screen and (parts := re.split(rb"[\r\n]+", chunk.strip(b"\r\n"))):
             screen.show(parts[-1].decode(errors="replace"))
 

@@ -17,6 +17,7 @@ import signal
 import sys
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
 # oneDNN's products in bf16, TF32 of NVIDIA's libraries, MKL's branches and llama.cpp's options among others.
 FAMILIES = ("LLAMA_", "GGML_", "ONEDNN_", "DNNL_", "CUBLAS_", "NVIDIA_TF32_")
@@ -85,6 +86,22 @@ if absent := [package for package in PACKAGES if importlib.util.find_spec(packag
         f"error: {sys.executable}: expected this project's environment, found one without {absent[0]}{more}; "
         f"run `make setup`, then .venv/bin/python {sys.argv[0]}"
     )
+
+
+def unreadable_setting(environment: Mapping[str, str]) -> str:
+    """Return what is wrong with a variable that ends huggingface_hub's import, nothing where all can be read."""
+    for name in ("HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT"):
+        if not (environment.get(name) or "0").isdecimal():
+            return f"{name}: expected whole seconds, found something else"
+    try:
+        urlsplit(environment.get("HF_ENDPOINT", ""))
+    except ValueError:  # whose words may hold a password
+        return "HF_ENDPOINT: expected the address of a Hub, found one that cannot be read"
+    return ""
+
+
+if IS_COMMAND and (wrong := unreadable_setting(os.environ)):
+    sys.exit(f"error: {wrong}")
 
 
 def collect_garbage_again() -> None:

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 from conftest import REPO
-from files.command_start import is_mode
+from files.command_start import is_mode, unreadable_setting
 
 import pytest
 
@@ -40,3 +40,16 @@ def test_a_command_reads_no_mode_from_the_environment():
         [sys.executable, "-c", SHOWN], capture_output=True, text=True, env={**os.environ, **given, **place}
     )
     assert done.stdout.split() == ["highest", "AVX2,STRICT", "False"], done.stderr
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [("HF_HUB_DOWNLOAD_TIMEOUT", "abc"), ("HF_HUB_ETAG_TIMEOUT", "1.5"), ("HF_ENDPOINT", "http://me:pw@[::1")],
+)
+def test_what_would_end_the_import_of_the_hubs_client_is_one_line(name, value):
+    """Without its value, which may hold a password."""
+    assert not unreadable_setting({name: ""}) and not unreadable_setting({"HF_ENDPOINT": "https://hub.example:8443/x"})
+    assert unreadable_setting({name: value}).startswith(f"{name}: expected ")
+    words = [sys.executable, REPO / "scripts/fetch_gpqa.py", "--output", "x"]
+    done = subprocess.run(words, env=os.environ | {name: value}, capture_output=True, text=True)
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1 and value not in done.stderr

@@ -80,6 +80,17 @@ def test_what_a_tool_echoes_steers_no_terminal(tmp_path, stream):
     assert (tmp_path / "say-hello.log").read_bytes().count(b"a\x1b[2J\t\xe2\x80\xaeb\xc3\xa9\r1%\r2%\r\n\xff\n") == 1
 
 
+def test_a_step_goes_on_when_whoever_reads_its_output_has_left(tmp_path):
+    """As `make release V=1 | head`: the step's own pipe must be read to its end."""
+    work = ["sh", "-c", f"seq 100000; echo done >{tmp_path}/done"]
+    with start(tmp_path, *work, options=("--echo",), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        said = process.stderr.read()
+    assert (tmp_path / "done").read_text() == "done\n" and log_of(tmp_path, "Say Hello").stat().st_size > 500_000
+    assert said == "error: output: expected a reader to the end, found a closed pipe\n"
+
+
 def test_a_failed_step_says_why_where_the_log_is_and_that_it_goes_on(tmp_path):
     code, out, err = run(tmp_path, "sh", "-c", "echo before; echo 'error: a: expected b, found c' >&2; exit 3")
     assert code == 3 and not out
