@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import accumulate, islice
 from pathlib import Path
+from typing import Any
 
 from files.input_errors import LINES_MIB, RECORD_MIB, STEERING, InputError, check_bounded, read_lines, shown
 from files.json_records import parse_json
@@ -184,12 +185,27 @@ def _read_parquet(path: Path) -> list[dict]:
     try:
         # Rows of one value take next to no room in a file: what a table of them takes is known only as it is read.
         for batch in pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=BATCH_ROWS):
-            if (size := size + batch.nbytes) > LINES_MIB << 20:
+            if (size := size + sum(map(_bytes_of, batch.columns))) > LINES_MIB << 20:
                 raise InputError(path, f"at most {LINES_MIB} MiB of questions", "more")
             rows += _bounded(path, batch.to_pylist(), len(rows))
     except pyarrow.ArrowException as error:
         raise ValueError(str(error)) from error
     return rows
+
+
+def _bytes_of(column: Any) -> int:
+    """Return what the texts of a column (pyarrow.Array) take in Python: a dictionary holds one text for many rows."""
+    import pyarrow.compute
+
+    kind = column.type
+    if not pyarrow.types.is_dictionary(kind):
+        # Inside of lists and the like the texts are not counted one by one.
+        repeats = len(column) if "dictionary" in str(kind) or "run_end" in str(kind) else 1
+        return column.nbytes * repeats
+    if any(is_kind(kind.value_type) for is_kind in (pyarrow.types.is_string, pyarrow.types.is_large_string)):
+        lengths = pyarrow.compute.binary_length(column.dictionary)
+        return pyarrow.compute.sum(lengths.take(column.indices)).as_py() or 0
+    return column.dictionary.nbytes * len(column)
 
 
 def _bounded(path: Path, rows: Iterable[dict], before: int = 0) -> list[dict]:

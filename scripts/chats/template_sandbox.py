@@ -9,9 +9,12 @@ import json
 import mmap
 import multiprocessing
 import os
+import random
 import resource
 import signal
+from datetime import datetime
 from multiprocessing.connection import Connection
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from files.input_errors import reason_of
@@ -29,6 +32,9 @@ MOST_ADDRESSES = 1 << 56  # bytes: no processor gives one process more
 # is tokenised without limits, for every question and more than once, so it must stay near to what was asked. Of the
 # templates that come with llama.cpp the longest writes 5,700 characters around one letter; tools are indented at most.
 TIMES_THE_CHAT, OWN_CHARACTERS = 4, 1 << 15
+# A template that writes the date, or draws something, would give other texts tomorrow: a run that goes on after a kill
+# would be made of two. So it is always this day, and every chat is drawn alike.
+TODAY, DRAWN_BY = datetime(2026, 1, 1), 0
 
 
 class TemplateFailure(Exception):
@@ -105,15 +111,16 @@ def _serve(pipe: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, whose end closes the pipe
     for ending in (signal.SIGPROF, signal.SIGTERM):
         signal.signal(ending, signal.SIG_DFL)
-    from transformers.utils.chat_template_utils import render_jinja_template
+    from transformers.utils import chat_template_utils
 
+    vars(chat_template_utils)["datetime"] = SimpleNamespace(now=lambda: TODAY)  # of its strftime_now
     _limit_memory()
     left: float = WORK_SECONDS
     try:
         while True:
             request = json.loads(pipe.recv_bytes())
             signal.setitimer(signal.ITIMER_PROF, left)  # its signal ends even what never returns to Python
-            answer = _answer(render_jinja_template, request)
+            answer = _answer(chat_template_utils.render_jinja_template, request)
             left = min(WORK_SECONDS, signal.setitimer(signal.ITIMER_PROF, 0)[0] + SECONDS_PER_CHAT)
             pipe.send_bytes(json.dumps(answer).encode())
     except (EOFError, OSError):
@@ -138,6 +145,7 @@ def _limit_memory() -> None:
 
 
 def _answer(render: Any, request: dict) -> dict:
+    random.seed(DRAWN_BY)
     try:
         texts = render([request["chat"]], chat_template=request["template"], **request["options"])[0]
     except MemoryError:

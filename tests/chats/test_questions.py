@@ -197,6 +197,20 @@ def test_a_parquet_file_that_grows_in_memory_is_refused(few_questions, tmp_path,
         read_rows(tmp_path / "a.parquet")
 
 
+def test_a_dictionary_in_a_parquet_file_is_counted_as_the_texts_that_it_stands_for(
+    few_questions, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(questions, "LINES_MIB", 8)
+    row = pandas.read_csv(few_questions)[:1]
+    frame = pandas.concat([row.assign(Question="x" * 200_000)] * 100).astype({"Question": "category"})
+    frame.to_parquet(tmp_path / "a.parquet")
+    with pytest.raises(InputError, match="expected at most 8 MiB of questions"):
+        read_rows(tmp_path / "a.parquet")
+    few = pandas.read_csv(few_questions)
+    few.astype({"Subdomain": "category"}).to_parquet(tmp_path / "b.parquet")
+    assert load_questions(tmp_path / "b.parquet", 42) == load_questions(few_questions, 42)
+
+
 def test_a_cell_too_many_is_refused(few_questions, tmp_path):
     """A comma that should stand in quotes shifts all the cells behind it."""
     head, first, *_ = few_questions.read_text().splitlines()

@@ -52,6 +52,15 @@ def test_a_harmful_template_ends_in_one_line(template, words, endless):
     assert render_template("{{ messages[0].content }}", CHAT) == CHAT[0]["content"]  # the next one finds a process
 
 
+def test_a_template_has_no_clock_and_draws_alike_in_every_process():
+    """Else a run that goes on tomorrow would be made of two texts."""
+    words = "{{ strftime_now('%d %B %Y %H:%M:%S') }} {{ range(10**5) | list | random }} {{ lipsum(n=1) }}"
+    first = render_template(words, CHAT)
+    assert first.startswith("01 January 2026 00:00:00 ") and render_template(words, CHAT) == first
+    template_sandbox._renderers.clear()
+    assert render_template(words, CHAT) == first
+
+
 def test_a_text_may_grow_with_its_chat_and_have_a_long_beginning():
     """As with tools, which a template indents, and a system's words that it holds itself."""
     tools = [{"type": "function", "function": {"name": "f", "description": "d" * 50_000}}]
