@@ -23,7 +23,7 @@ from files.input_errors import sha256_file
 from files.json_records import read_json
 from files.option_types import command_parser, named_path
 from files.pictures import WIDTH_INCHES, plt, save_picture
-from files.safe_files import run
+from files.safe_files import check_apart, run
 
 import numpy as np
 from matplotlib.artist import Artist
@@ -236,8 +236,10 @@ def main(argv: list[str] | None = None) -> None:
         "heatmap": draw_heatmap(ranked),
         "layers": draw_layers(name, norms, (shares * dropped).sum(axis=1), dropped.mean(), layers),
     }
-    for ending, figure in figures.items():
-        save_picture(figure, args.output_prefix.with_name(f"{args.output_prefix.name}-{ending}.png"))
+    paths = [args.output_prefix.with_name(f"{args.output_prefix.name}-{ending}.png") for ending in figures]
+    check_apart([args.stats, args.drop_map], paths)
+    for path, figure in zip(paths, figures.values()):
+        save_picture(figure, path)
     print(f"{args.output_prefix}-{{{','.join(figures)}}}.png: {len(layers)} layers, {shares.shape[1]} experts")
 
 

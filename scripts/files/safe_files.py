@@ -235,7 +235,10 @@ def check_apart(inputs: Iterable[Path], outputs: list[Path]) -> None:
     """Raise InputError when an output would overwrite an input or another output.
 
     That is: when it, or one of its temporary names, is an input, lies inside one or holds one, or is given twice.
+    Several outputs are files: where one of them cannot lie, none is written.
     """
+    for output in outputs if len(outputs) > 1 else []:
+        check_writable_place(output)
     sources = [path.resolve() for path in inputs]
     for number, output in enumerate(outputs):
         folder = partial_directory(output)

@@ -11,6 +11,7 @@ import logging
 import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 from files.input_errors import InputError
@@ -18,7 +19,7 @@ from files.json_records import sha256_json
 from files.safe_files import flush_to_disk
 from llama.llama_server import KEY_BYTES, authorization
 from scoring.answer_classes import class_of, class_of_failure
-from scoring.answer_record import Answer, append_answer, cut_half_line, prompt_sha256, read_answers
+from scoring.answer_record import Answer, append_answer, cut_half_line, line_of, prompt_sha256, read_answers, read_line
 from scoring.eval_protocol import DEFAULT_TASK
 from scoring.eval_tasks import TASKS, EvalTask
 from scoring.server_pool import AskedServer, Attempts, ServerPool
@@ -164,8 +165,10 @@ class AnswerProxy:
         request_sha256 = sha256_json({key: value for key, value in body.items() if key != "model"})
         known = self.answers.get(document["Record ID"])
         if known is None:
-            asked = await self.pool.ask(lambda server: self.send(server, body), self.attempts)
-            known = recorded(document, self.task, digest, request_sha256, asked, self.pool.named)
+            named = self.pool.named
+            of_question = partial(recorded, document, self.task, digest, request_sha256, named=named)
+            asked = await self.pool.ask(lambda server: self.send(server, body, of_question), self.attempts)
+            known = of_question(asked)
             self.keep(known)
             self.on_answer(known)
         if known.request_sha256 != request_sha256:
@@ -174,8 +177,13 @@ class AnswerProxy:
             )
         return known
 
-    async def send(self, server: AskedServer, body: dict) -> dict:
-        """Send one request to a server; return the reply. Raises what `ServerPool.answered` takes for a failure."""
+    async def send(self, server: AskedServer, body: dict, of_question: Callable[[Attempts], Answer]) -> dict:
+        """Send one request to a server; return the reply. Raises what `ServerPool.answered` takes for a failure.
+
+        of_question: makes the record of a reply. One that could not be read again would end this run and all later
+        ones, so it is no answer.
+        """
         reply = await self.pool.request(server, "/v1/chat/completions", server.worded(body))
         reply["choices"][0]["message"], reply["choices"][0]["finish_reason"]  # a reply without them is an error
+        read_line(line_of(of_question(Attempts(reply, [], 0.0, 0.0, server.name))))
         return reply

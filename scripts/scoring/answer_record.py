@@ -75,11 +75,7 @@ def read_answers(path: Path) -> dict[str, Answer]:
         if not line.endswith(b"\n"):  # one that a kill cut off
             break
         try:
-            row = parse_json(line.decode(errors="replace"))
-            answer = Answer(**{name: row[name] for name in NEEDED}, server=row.get("server"))
-            check_types(answer)
-            if answer.kind == "server error" and answer.errors:  # all that an older version called a failure
-                answer = replace(answer, kind=class_of_failure(answer.errors))
+            answer = read_line(line)
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise InputError(
                 path, f"a recorded answer in line {number}", f"{type(error).__name__}: {error}"[:120]
@@ -88,6 +84,24 @@ def read_answers(path: Path) -> dict[str, Answer]:
             raise InputError(path, f"every Record ID once, as in lines before {number}", f"{answer.record_id} twice")
         answers[answer.record_id] = answer
     return answers
+
+
+def read_line(line: bytes) -> Answer:
+    """Return the answer of a line. Raises ValueError, KeyError, TypeError or RecursionError for another line."""
+    row = parse_json(line.decode(errors="replace"))
+    answer = Answer(**{name: row[name] for name in NEEDED}, server=row.get("server"))
+    check_types(answer)
+    if answer.kind == "server error" and answer.errors:  # all that an older version called a failure
+        answer = replace(answer, kind=class_of_failure(answer.errors))
+    return answer
+
+
+def line_of(answer: Answer) -> bytes:
+    """Return the line of an answer."""
+    row = asdict(answer)
+    if answer.server is None:
+        del row["server"]
+    return json.dumps(row).encode() + b"\n"
 
 
 def cut_half_line(path: Path) -> None:
@@ -123,10 +137,7 @@ def append_answer(path: Path, answer: Answer, subject: str = "") -> None:
     subject: of run_files.py: whose answer it is to what, so that no line of another run passes for one of this.
     Once written it outlives a kill of any process. answer_proxy.py forces it to the disk as well.
     """
-    row = asdict(answer)
-    if answer.server is None:
-        del row["server"]
-    line = json.dumps(row).encode() + b"\n"
+    line = line_of(answer)
     seal_line(path, line, subject)
     with open(path, "ab", buffering=0) as file:
         begin = file.tell()

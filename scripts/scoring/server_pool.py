@@ -27,7 +27,8 @@ FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1, 60  # between two looks at a ser
 GIVE_UP_SECONDS = 600  # without any server that is well; ours are not waited for, as they were started again
 ERROR_CHARACTERS = 300  # of a failed attempt, as recorded
 NO_ANSWER = (aiohttp.ClientError, ConnectionError, TimeoutError)
-NO_COMPLETION = (ValueError, KeyError, IndexError, TypeError)  # an answer that is no JSON, or another JSON
+# An answer that is no JSON, or another JSON.
+NO_COMPLETION = (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError)
 Reply = tuple[dict[str, Any] | None, str]  # a server's JSON, or None and what went wrong
 
 

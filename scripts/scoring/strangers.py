@@ -11,6 +11,8 @@ import resource
 import socket
 from asyncio import Protocol, TimerHandle
 
+from files.input_errors import InputError
+
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
@@ -52,7 +54,10 @@ class Strangers:
 
     async def listen(self) -> tuple[int, asyncio.Server]:
         """Listen on a free port of 127.0.0.1; return the port and what listens."""
-        place = socket.create_server(("127.0.0.1", 0))
+        try:
+            place = socket.create_server(("127.0.0.1", 0))
+        except OSError as error:  # another user can take them all
+            raise InputError("127.0.0.1", "a free port", str(error.strerror)) from error
         listener = await asyncio.get_running_loop().create_server(self, sock=place, backlog=TAKEN_AT_ONCE)
         place.listen(QUEUE)  # asyncio has one number for both
         return place.getsockname()[1], listener

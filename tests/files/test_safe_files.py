@@ -102,6 +102,17 @@ def test_outputs_apart_from_inputs(tmp_path):
             check_apart([tmp_path / "model"], [output])
 
 
+@pytest.mark.parametrize("kind", ["folder", "link", "pipe"])
+def test_of_several_outputs_none_is_written_where_one_cannot_lie(tmp_path, kind):
+    (tmp_path / "target").write_text("mine")
+    place = tmp_path / "b.json"
+    makers = {"folder": place.mkdir, "pipe": lambda: os.mkfifo(place), "link": lambda: place.symlink_to("target")}
+    makers[kind]()
+    with pytest.raises(InputError, match="b.json: expected a file to write"):
+        check_apart([], [tmp_path / "b.png", place])
+    check_apart([], [tmp_path])  # a single output may be a folder
+
+
 def test_a_foreign_directory_is_never_replaced(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.txt").write_text("years of work")

@@ -1,6 +1,8 @@
 """Clients without a key at the recording proxy: they end no run, and write no line into its log."""
 
 import asyncio
+import errno
+import os
 import resource
 import socket
 from collections.abc import AsyncIterator, Iterator
@@ -9,6 +11,7 @@ from pathlib import Path
 
 import freeze_questions
 from conftest import REPO
+from files.input_errors import InputError
 from hostile_client import besieged, half_a_request
 from llama.llama_server import LlamaServer, authorization, server_command
 from makers.shared_ggufs import demo_ggufs
@@ -126,6 +129,21 @@ def test_the_rest_of_a_request_without_a_key_is_not_read(demo, tmp_path):
             return await asyncio.to_thread(ask, port_of(url))
 
     assert b"401" in asyncio.run(asked())
+
+
+def test_no_free_port_is_one_line(demo, tmp_path, monkeypatch):
+    """Another user can take them all."""
+
+    def none_left(*_: object) -> None:
+        raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+
+    async def ask() -> None:
+        async with proxy_of(demo, tmp_path / "answers.jsonl"):
+            pass
+
+    monkeypatch.setattr(strangers.socket, "create_server", none_left)
+    with pytest.raises(InputError, match="127.0.0.1: expected a free port, found Address already in use"):
+        asyncio.run(ask())
 
 
 def test_the_limit_of_open_files_is_raised_as_far_as_it_may_be():
