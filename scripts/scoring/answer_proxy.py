@@ -19,7 +19,15 @@ from files.json_records import sha256_json
 from files.safe_files import flush_to_disk
 from llama.llama_server import KEY_BYTES, authorization
 from scoring.answer_classes import class_of, class_of_failure
-from scoring.answer_record import Answer, append_answer, cut_half_line, line_of, prompt_sha256, read_answers, read_line
+from scoring.answer_record import (
+    Answer,
+    append_answer,
+    cut_half_line,
+    prompt_sha256,
+    read_answers,
+    read_line,
+    record_line,
+)
 from scoring.eval_protocol import DEFAULT_TASK
 from scoring.eval_tasks import TASKS, EvalTask
 from scoring.server_pool import AskedServer, Attempts, ServerPool
@@ -185,5 +193,5 @@ class AnswerProxy:
         """
         reply = await self.pool.request(server, "/v1/chat/completions", server.worded(body))
         reply["choices"][0]["message"], reply["choices"][0]["finish_reason"]  # a reply without them is an error
-        read_line(line_of(of_question(Attempts(reply, [], 0.0, 0.0, server.name))))
+        read_line(record_line(of_question(Attempts(reply, [], 0.0, 0.0, server.name))))
         return reply

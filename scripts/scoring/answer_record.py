@@ -96,7 +96,7 @@ def read_line(line: bytes) -> Answer:
     return answer
 
 
-def line_of(answer: Answer) -> bytes:
+def record_line(answer: Answer) -> bytes:
     """Return the line of an answer."""
     row = asdict(answer)
     if answer.server is None:
@@ -137,7 +137,7 @@ def append_answer(path: Path, answer: Answer, subject: str = "") -> None:
     subject: of run_files.py: whose answer it is to what, so that no line of another run passes for one of this.
     Once written it outlives a kill of any process. answer_proxy.py forces it to the disk as well.
     """
-    line = line_of(answer)
+    line = record_line(answer)
     seal_line(path, line, subject)
     with open(path, "ab", buffering=0) as file:
         begin = file.tell()
