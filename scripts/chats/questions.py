@@ -11,7 +11,7 @@ import math
 import random
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import accumulate, islice
 from pathlib import Path
@@ -31,11 +31,14 @@ BATCH_ROWS = 16  # of a Parquet file, read at once
 QUESTION_SEED = 42  # default seed of the order of choices
 BLANK_LETTERS = "\u115f\u1160\u2800"  # fillers of Hangul, which NFKC makes of others, and Braille without a dot
 TELLING_LETTERS = 16  # so many of a text in a row are no accident
-ARITHMETIC = "+-*/^=<>"  # signs
-# Others stand for the same ones: a minus, a dash of a range, a hyphen that does not break; crosses, dots, strokes.
-SPELLINGS = str.maketrans(dict.fromkeys("−‐‑‒–—", "-") | dict.fromkeys("×·⋅∙∗", "*") | dict.fromkeys("÷∕⁄", "/"))
-SIGN = re.compile(f"[{re.escape(ARITHMETIC)}]")
-WORD = re.compile(rf"[^\W_]+|{SIGN.pattern}")
+ARITHMETIC = "+-*/=<>"  # signs that make two questions of one where one of them stands between two numbers
+# Others stand for them, and every dash (Unicode's category Pd) for a minus. This list need not be whole: a sign that is
+# not known makes no other question.
+SPELLINGS = {"−": "-"} | dict.fromkeys("×·⋅∙∗", "*") | dict.fromkeys("÷∕⁄", "/")
+# Blanks, of which NFKC makes one (that of Ogham is a line), brackets, and ^: NFKC makes raised numbers plain.
+SAYS_NOTHING = re.compile(r"[\s()\[\]{}^]+", re.ASCII)
+UNKNOWN = "?"  # a sign that may be any, or none
+GAP = re.compile(r"([\W_]+)")  # between words
 SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -66,27 +69,80 @@ class Question:
         return hashlib.sha256("\x1f".join((self.prompt, self.explanation, self.letter)).encode()).hexdigest()
 
     @property
-    def words_digest(self) -> str:
-        """The hex sha256 of the letters of text and right choice: a copy under another id has the same."""
-        parts = [letters_of(text) or text for text in (self.text, self.choices[self.answer])]
-        return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
+    def words(self) -> tuple["Words | str", ...]:
+        """What the text and the right choice are known by: a copy under another id is equal."""
+        return tuple(map(known_by, (self.text, self.choices[self.answer])))
 
 
-def words_of(text: str) -> list[str]:
-    """Return the words of a text, case and punctuation aside: by them a question is known again elsewhere.
+@dataclass(frozen=True, eq=False)
+class Words:
+    """The words of a text in a row, case and punctuation aside: by them a question is known again elsewhere.
 
-    Letters that are written in two ways count as one (NFKC), and signs that nobody sees as none. A sign of arithmetic
-    between numbers is a word, however it is spelled: 4 - 2 and 4 / 2 are two questions, 4 - 2 and 4 − 2 are one.
+    signs: those between two numbers, by their place in the row; edges: where words begin and end. Equal are words whose
+    letters are, if no known sign tells them apart: 4 - 2 and 4 / 2 are two questions, 4 - 2 and 4 − 2 are one. So is
+    4 ? 2 with any sign that is not known, since a question that looks seen harms less than one that looks held out.
     """
-    seen = text.casefold()
-    if not text.isascii():  # ASCII has one way to write a letter, and no sign that nobody sees
-        plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-        seen = "".join(character for character in plain if not is_unseen(character)).translate(SPELLINGS)
-    words = WORD.findall(seen)
-    if not SIGN.search(seen):
-        return words
-    beside = zip(words, [" ", *words], [*words[1:], " "])
-    return [word for word, left, right in beside if word not in ARITHMETIC or left[-1].isdigit() and right[0].isdigit()]
+
+    letters: str
+    signs: Mapping[int, str]
+    edges: frozenset[int]
+
+    def __eq__(self, other: object) -> bool:
+        """Tell whether two texts are one question."""
+        return isinstance(other, Words) and self.letters == other.letters and self._has_signs_of(other, 0)
+
+    def __hash__(self) -> int:
+        """Return the same for all that may be equal."""
+        return hash(self.letters)
+
+    def _has_signs_of(self, other: "Words", place: int) -> bool:
+        pairs = ({self.signs.get(place + i, ""), other.signs.get(i, "")} for i in range(1, len(other.letters)))
+        return all(len(pair) == 1 or UNKNOWN in pair for pair in pairs)
+
+    def hold(self, other: "Words") -> bool:
+        """Tell whether another text stands among these words.
+
+        A few letters stand in the middle of other words, too: they count where words begin and end with them.
+        """
+        size = len(other.letters)
+        place = self.letters.find(other.letters)
+        while place >= 0:
+            at_edges = size >= TELLING_LETTERS or {place, place + size} <= self.edges
+            if at_edges and self._has_signs_of(other, place):
+                return True
+            place = self.letters.find(other.letters, place + 1)
+        return False
+
+
+def words_of(text: str) -> Words:
+    """Return the words of a text: of letters that are written in two ways (NFKC), and of dashes, one."""
+    parts = GAP.split(_plain(text))
+    words, gaps = parts[::2], parts[1::2]
+    ends = [*accumulate(map(len, words))]
+    beside = zip(ends, words, gaps, words[1:])
+    between = {end: gap for end, left, gap, right in beside if left[-1:].isdigit() and right[:1].isdigit()}
+    signs = {end: sign for end, gap in between.items() if (sign := _sign_in(gap))}
+    return Words("".join(words), signs, frozenset({0, *ends}))
+
+
+def _plain(text: str) -> str:
+    """Return a text without case, its letters and signs in one spelling, and without signs that nobody sees."""
+    if text.isascii():  # it has one way to write a letter, and no sign that nobody sees
+        return text.casefold()
+    plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    return plain.translate({ord(character): _plain_character(character) for character in {*plain}})
+
+
+def _plain_character(character: str) -> str:
+    if is_unseen(character):
+        return ""
+    return "-" if unicodedata.category(character) == "Pd" else SPELLINGS.get(character, character)
+
+
+def _sign_in(gap: str) -> str:
+    """Return the sign between two numbers, "" without any; UNKNOWN of several, or of one that is not known."""
+    sign = SAYS_NOTHING.sub("", gap)
+    return sign if not sign or sign in {*ARITHMETIC} else UNKNOWN
 
 
 def is_unseen(character: str) -> bool:
@@ -94,26 +150,21 @@ def is_unseen(character: str) -> bool:
     return unicodedata.category(character) in ("Cf", "Mn", "Me") or character in BLANK_LETTERS
 
 
-def letters_of(text: str) -> str:
-    """Return the words of a text in a row: a hyphen or a blank within a word makes no other question."""
-    return "".join(words_of(text))
+def known_by(text: str) -> Words | str:
+    """Return the words that a text is known by; of one of signs alone, these: a hyphen makes no other question."""
+    words = words_of(text)
+    return words if words.letters else _signs_alone(text)
+
+
+def _signs_alone(text: str) -> str:
+    return "".join(_plain(text).split())
 
 
 def held_texts(texts: list[str], where: str) -> list[bool]:
-    """Return whether all letters of each text stand in a row in another one. A text of signs alone, by these.
-
-    A few letters stand in the middle of other words, too: they count where words begin and end with them.
-    """
-    words, signs = words_of(where), "".join(where.split())
-    letters, edges = "".join(words), {0, *accumulate(map(len, words))}
-
-    def stands(mine: str) -> bool:
-        place = letters.find(mine)
-        while place >= 0 and len(mine) < TELLING_LETTERS and not {place, place + len(mine)} <= edges:
-            place = letters.find(mine, place + 1)
-        return place >= 0
-
-    return [stands(mine) if (mine := letters_of(text)) else "".join(text.split()) in signs for text in texts]
+    """Return whether the words of each text stand in a row in another one. A text of signs alone, by these."""
+    words, signs = words_of(where), _signs_alone(where)
+    known = map(known_by, texts)
+    return [words.hold(one) if isinstance(one, Words) else one in signs for one in known]
 
 
 def clean_choice(text: str) -> str:

@@ -6,7 +6,7 @@ The labels of a card go by Record IDs: in-sample, held out, seen by the types of
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from chats.questions import QUESTION_SEED, Question, held_texts, letters_of, load_questions
+from chats.questions import QUESTION_SEED, Question, Words, held_texts, load_questions, words_of
 from files.input_errors import InputError, sha256_file
 from files.json_records import Record, read_record
 from losses.quality_record import QUALITY_NAME, Quality
@@ -24,6 +24,7 @@ MEASURED_ON_FILES: dict[str, type[Record]] = {
 }
 MADE_AGAIN = "make it of the file as it is now (REPLACE=eval, tasks, quality, draft or auto)"
 Rows = list[tuple[Path, Question]]  # the questions of several files
+Known = tuple[Words | str, ...]  # by which a question is known
 ONE_ID = "give it that id, so that its score counts as in-sample; then run `make eval` and `make quality` again"
 OWN_ID = "give it an id of its own, by which it does not count as the other one; then run `make eval` again"
 WHOLE_LETTERS = 24  # so many of a question stand in no other one by chance
@@ -63,11 +64,11 @@ def file_breaks(records: Iterable[tuple[Path, type[Record]]], files: Iterable[Pa
 
 def id_breaks(rows: Rows) -> list[InputError]:
     """No Record ID is that of two questions: files that number theirs would share labels."""
-    first: dict[str, tuple[Path, str]] = {}
+    first: dict[str, tuple[Path, Known]] = {}
     found = []
     for path, one in rows:
-        other, words = first.setdefault(one.record_id, (path, one.words_digest))
-        if words != one.words_digest:
+        other, words = first.setdefault(one.record_id, (path, one.words))
+        if words != one.words:
             expected = f"under the id {one.record_id} the question that it has in {other.name}"
             found.append(InputError(path, expected, "another one", OWN_ID))
     return found
@@ -75,17 +76,17 @@ def id_breaks(rows: Rows) -> list[InputError]:
 
 def renamed_breaks(rows: Rows, seen: Sequence[set[str]]) -> list[InputError]:
     """No question that was seen has another id elsewhere, by which it has another label."""
-    ids: dict[str, str] = {}  # of what was seen, by the words
+    ids: dict[Known, str] = {}  # of what was seen, by the words
     for _, one in rows:
         if any(one.record_id in of_one for of_one in seen):
-            ids.setdefault(one.words_digest, one.record_id)
+            ids.setdefault(one.words, one.record_id)
 
     def seen_by(record_id: str) -> list[bool]:
         return [record_id in of_one for of_one in seen]
 
     found = []
     for path, one in rows:
-        record_id = ids.get(one.words_digest, one.record_id)
+        record_id = ids.get(one.words, one.record_id)
         if seen_by(record_id) != seen_by(one.record_id):
             expected = f"the id {record_id} of a question that experts or types were chosen by"
             found.append(InputError(path, expected, f"it again as {one.record_id}", ONE_ID))
@@ -103,7 +104,7 @@ def reasoning_breaks(rows: Rows, seen: Sequence[set[str]]) -> list[InputError]:
         in_question = held_texts(texts, "\n".join(one.prompt for one in read))
         for (path, one), reasoned, asked in zip(others.values(), in_reasoning, in_question):
             # A short question can be the beginning of another one.
-            if reasoned or asked and len(letters_of(one.text)) >= WHOLE_LETTERS:
+            if reasoned or asked and len(words_of(one.text).letters) >= WHOLE_LETTERS:
                 found[one.record_id] = (path, one)
     expected = "a question that stands in none of those that were seen"
     return [InputError(path, expected, one.record_id, NO_REASONING) for path, one in found.values()]

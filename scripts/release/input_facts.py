@@ -19,7 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from chats.questions import QUESTION_SEED, held_texts, letters_of, load_questions, read_rows
+from chats.questions import QUESTION_SEED, Words, held_texts, known_by, load_questions, read_rows
 from checkpoints.licence import DIGEST, Licence, recorded_licence
 from choice.drop_metadata import METADATA_NAME, read_metadata
 from files.fetched_files import fetched_from
@@ -70,11 +70,9 @@ def alike_questions(files: Mapping[str, Path], counted: Mapping[str, Set[str]]) 
     found = {}
     for name, path in files.items():
         ids = counted.get(name, ())
-        digests = [
-            question.words_digest for question in load_questions(path, QUESTION_SEED) if question.record_id in ids
-        ]
-        if again := len(digests) - len({*digests}):
-            found[name] = [again, len(digests)]
+        words = [question.words for question in load_questions(path, QUESTION_SEED) if question.record_id in ids]
+        if again := len(words) - len({*words}):
+            found[name] = [again, len(words)]
     return found
 
 
@@ -119,14 +117,14 @@ def shown_questions(sources: dict[str, dict[str, Path]], name: str, asked: list[
     return [text for text, held in zip(texts, held_texts(texts, "\n".join(shot["prompt"] for shot in shots))) if held]
 
 
-def words_of_document(document: dict) -> tuple[str, ...]:
+def words_of_document(document: dict) -> tuple[Words | str, ...]:
     """Return what a reader tells questions apart by: letters and digits of the question and of the right answer."""
     options, letter = document.get("options") or document.get("choices") or [], str(document.get("answer")).strip("()")
     place = ord(letter) - ord("A") if len(letter) == 1 else len(options)
     if place in range(len(options)):
-        return letters_of(question_of(document)), letters_of(options[place])
+        return known_by(question_of(document)), known_by(options[place])
     # IFEval's target counts its instructions.
-    return letters_of(question_of(document)), letters_of(str(document["target"])) if document.get("question") else ""
+    return known_by(question_of(document)), known_by(str(document["target"])) if document.get("question") else ""
 
 
 def question_of(document: dict) -> str:

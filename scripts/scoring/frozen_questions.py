@@ -5,7 +5,7 @@ freeze_questions.py writes them. check_release.py makes them again, to know that
 
 from pathlib import Path
 
-from chats.questions import Question, check_record_id, clean_choice, load_questions, read_questions_of, read_rows
+from chats.questions import Question, Words, check_record_id, clean_choice, load_questions, read_questions_of, read_rows
 from files.input_errors import InputError
 from scoring.eval_tasks import EvalTask
 from scoring.ifeval import whole_rows
@@ -32,9 +32,9 @@ def frozen_row(question: Question, row: dict[str, str]) -> dict:
 def frozen_documents(path: Path, seed: int) -> list[dict]:
     """Return the documents of a question file in its order; raise InputError when it is none, or asks one twice."""
     questions = load_questions(path, seed)
-    first: dict[str, str] = {}
+    first: dict[tuple[Words | str, ...], str] = {}
     for question in questions:  # a score counts questions: one in two spellings would be two
-        other = first.setdefault(question.words_digest, question.record_id)
+        other = first.setdefault(question.words, question.record_id)
         if other != question.record_id:
             raise InputError(path, "every question once", f"{question.record_id} in the words of {other}")
     return [frozen_row(question, row) for question, row in zip(questions, read_rows(path))]
