@@ -29,15 +29,16 @@ ID_CHARACTERS = 200
 MOST_QUESTIONS = 250_000  # of a file: a short row of it takes ten times its bytes in memory
 BATCH_ROWS = 16  # of a Parquet file, read at once
 QUESTION_SEED = 42  # default seed of the order of choices
-BLANK_LETTERS = "\u115f\u1160\u2800"  # fillers of Hangul, which NFKC makes of others, and Braille without a dot
+BLANK = re.compile("FILLER|BLANK")  # in the name of a letter or sign that is one, as of Hangul and Braille
 TELLING_LETTERS = 16  # so many of a text in a row are no accident
 ARITHMETIC = "+-*/=<>"  # signs that make two questions of one where one of them stands between two numbers
 # Others stand for them, and every dash (Unicode's category Pd) for a minus. This list need not be whole: a sign that is
 # not known makes no other question.
 SPELLINGS = {"−": "-"} | dict.fromkeys("×·⋅∙∗", "*") | dict.fromkeys("÷∕⁄", "/")
-# Blanks, of which NFKC makes one (that of Ogham is a line), brackets, and ^: NFKC makes raised numbers plain.
+# Blanks, of which NFKD makes one (that of Ogham is a line), brackets, and ^: NFKD makes raised numbers plain.
 SAYS_NOTHING = re.compile(r"[\s()\[\]{}^]+", re.ASCII)
 UNKNOWN = "?"  # a sign that may be any, or none
+UNSEEN = "_"  # in the place of what is no letter, and may be seen as a blank or as nothing
 GAP = re.compile(r"([\W_]+)")  # between words
 SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -115,7 +116,11 @@ class Words:
 
 
 def words_of(text: str) -> Words:
-    """Return the words of a text: of letters that are written in two ways (NFKC), and of dashes, one."""
+    """Return the words of a text: of letters that are written in two ways (NFKD), and of dashes, one.
+
+    Marks on letters count as none: a sign that nobody sees can keep them apart from their letter. What nobody sees
+    also ends a word, as a blank does, since some show a blank. Within a word that changes nothing.
+    """
     parts = GAP.split(_plain(text))
     words, gaps = parts[::2], parts[1::2]
     ends = [*accumulate(map(len, words))]
@@ -126,16 +131,16 @@ def words_of(text: str) -> Words:
 
 
 def _plain(text: str) -> str:
-    """Return a text without case, its letters and signs in one spelling, and without signs that nobody sees."""
+    """Return a text without case, its letters and signs in one spelling, with UNSEEN for what nobody sees."""
     if text.isascii():  # it has one way to write a letter, and no sign that nobody sees
         return text.casefold()
-    plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    plain = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).casefold())
     return plain.translate({ord(character): _plain_character(character) for character in {*plain}})
 
 
 def _plain_character(character: str) -> str:
     if is_unseen(character):
-        return ""
+        return UNSEEN
     return "-" if unicodedata.category(character) == "Pd" else SPELLINGS.get(character, character)
 
 
@@ -146,8 +151,9 @@ def _sign_in(gap: str) -> str:
 
 
 def is_unseen(character: str) -> bool:
-    """Tell whether a character shows nothing by itself: format signs, marks on a letter, and letters that are blank."""
-    return unicodedata.category(character) in ("Cf", "Mn", "Me") or character in BLANK_LETTERS
+    """Tell whether a character shows no letter: format signs, marks, letters that only change others or are blank."""
+    named_blank = BLANK.search(unicodedata.name(character, ""))
+    return unicodedata.category(character) in ("Cf", "Mn", "Me", "Lm") or named_blank is not None
 
 
 def known_by(text: str) -> Words | str:
@@ -157,7 +163,7 @@ def known_by(text: str) -> Words | str:
 
 
 def _signs_alone(text: str) -> str:
-    return "".join(_plain(text).split())
+    return "".join(_plain(text).replace(UNSEEN, "").split())
 
 
 def held_texts(texts: list[str], where: str) -> list[bool]:

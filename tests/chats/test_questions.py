@@ -8,7 +8,7 @@ import sys
 
 import freeze_questions
 from chats import questions
-from chats.questions import held_texts, load_questions, read_rows, words_of
+from chats.questions import held_texts, known_by, load_questions, read_rows, words_of
 from conftest import REPO
 from files.input_errors import InputError
 from scoring.eval_tasks import frozen_name
@@ -269,7 +269,7 @@ TOLD = "Please tell me the result of 4{}2."
 @pytest.mark.parametrize(
     ("known", "spellings"),
     [
-        ("-", ["- -", *"− ‐ ‑ – ― ˗ ➖ -- --- ~ \u1680 -\u200b (-)".split(" ")]),
+        ("-", ["- -", *"− ‐ ‑ – ― ˗ ➖ -- --- ~ \u1680 -\u200b (-) \u0336 \u2800".split(" ")]),
         ("*", "× · ✕ ✖ • ** \u00d7\ufe0f".split()),
         ("/", "÷ ∕ ➗ : // ./.".split()),
         ("+", "＋ ➕ ⁺".split()),
@@ -292,7 +292,20 @@ def test_a_raised_number_in_another_spelling_makes_no_other_question():
     assert one != words_of("What is 10^3 of 2^3?")
 
 
+@pytest.mark.parametrize(
+    "sign", [" ", "\u2800", "\u3164", "\u200b", "\u00ad", "\u2060", "\u034f", "\uffa0", "\U00016fe4"]
+)
+def test_what_nobody_sees_is_a_blank_or_nothing(sign):
+    """Before a few letters it may be the blank that begins them, within a word it is nothing."""
+    assert held_texts(["Is 17 a prime?"], f"Asked in the test{sign}Is 17 a prime?{sign}yes.") == [True]
+    assert held_texts(["Is 17 a prime?"], f"I{sign}s 17 a pri{sign}me{sign}") == [True]
+    assert held_texts(["Is 17 a prime?"], "Asked in the testis 17 a prime") == [False]
+    assert known_by(f"→{sign}?") == known_by("→?")
+
+
 def test_letters_that_are_written_in_two_ways_are_one():
+    for other in ("Schro\u0308dinger\u2019s", "Schro\u034f\u0308dinger\u02bcs", "Schr\u00f6dingers"):
+        assert words_of(other) == words_of("Schr\u00f6dinger's")
     assert held_texts(["na\u00efve \u00ad co\u200bsts", "STRASSE"], "Nai\u0308ve costs; the Stra\u00dfe.") == [
         True,
         True,
