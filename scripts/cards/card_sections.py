@@ -7,7 +7,7 @@ business: cards/chores.py lists it.
 
 from dataclasses import dataclass, field
 
-from choice.drop_map import OWN_MAP, criterion_of, question_ids_of
+from choice.drop_map import OWN_MAP, criterion_of, is_by_chance, question_ids_of
 from files.display import code, exactly, markdown_table, plural
 from losses.quality_record import measured
 from release.manifest import CHECKPOINT, DYNAMIC, STANDARD
@@ -302,7 +302,8 @@ def seen_in_other_ways(release: Release) -> list[str]:
 def repeated_questions(release: Release) -> list[str]:
     """Return how many questions are another one again, and count twice, or stand in the few shots of their task."""
     again = "are another one again by their letters and digits, and count twice"
-    counts = {code(name): numbers for name, numbers in release.inputs.get("alike", {}).items()}
+    part = "that chose or were scored"
+    counts = {f"{code(name)} {part}": numbers for name, numbers in release.inputs.get("alike", {}).items()}
     for name, count in release.inputs.get("repeated", {}).items():
         counts[name] = [count, len(release.tasks[name]["question_ids"])]
     found = [f"{few} of the {count} questions of {name} {again}." for name, (few, count) in counts.items() if few]
@@ -322,8 +323,7 @@ def limits_section(release: Release) -> str:
     if question_ids_of(method):
         by_map = "By the map that was given the" if criterion_of(method) == OWN_MAP else "The"
         lines.append(f"{by_map} experts were chosen on {chose}. On other subjects than theirs the drop may cost more.")
-        by_chance = criterion_of(method).startswith("random") and not method.get("protect_top")
-        if by_chance or any(domain["weight"] == 0 for domain in method.get("domains", [])):
+        if is_by_chance(method) or any(domain["weight"] == 0 for domain in method.get("domains", [])):
             lines.append("Questions that had no weight in the choice are counted among those that chose the experts.")
     else:
         lines.append("The drop map does not name the questions that chose the experts.")

@@ -190,6 +190,11 @@ def question_ids_of(method: dict) -> list[str]:
     return method.get("question_ids", [])
 
 
+def is_by_chance(method: dict) -> bool:
+    """Tell whether chance alone chose the experts, as a control, and no question had a part in it."""
+    return criterion_of(method).startswith("random") and not method.get("protect_top")
+
+
 def rows_that_chose(path: Path, method: dict, stats: Path, stats_sha256: str, ids: list[str]) -> list[int]:
     """Return the rows of a statistics file whose questions chose the experts of a map; all rows where none did.
 

@@ -19,8 +19,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from chats.questions import QUESTION_SEED, Words, held_texts, known_by, load_questions, read_rows
+from chats.questions import (
+    QUESTION_SEED,
+    Words,
+    held_texts,
+    known_by,
+    load_questions,
+    read_domains,
+    read_ids,
+    read_rows,
+)
 from checkpoints.licence import DIGEST, Licence, recorded_licence
+from choice.drop_map import is_by_chance
 from choice.drop_metadata import METADATA_NAME, read_metadata
 from files.fetched_files import fetched_from
 from files.input_errors import InputError, read_words, sha256_file
@@ -164,14 +174,28 @@ def base_licence(sources: dict[str, dict[str, Path]]) -> Licence | None:
     return recorded_licence(sources["origins"]["source"], metadata["source"].get(DIGEST))
 
 
-def counted_ids(sources: dict[str, dict[str, Path]], roles: Mapping[str, list[str]]) -> dict[str, set[str]]:
+def weightless_ids(method: dict, files: Mapping[str, Path], chose: Path) -> set[str]:
+    """Return the Record IDs of the questions of a file that had no part in a choice, by weights of their domains.
+
+    files: those of a release by name; a domain is a name in the file's column, or one of these.
+    """
+    found = {one["name"] for one in method.get("domains", []) if not (one["weight"] or one["floor"])}
+    labels = read_domains(chose) if found else {}
+    ids = [record_id for record_id, name in labels.items() if name in found]
+    return {*ids, *(record_id for name in found & files.keys() for record_id in read_ids(files[name]))}
+
+
+def counted_ids(
+    sources: dict[str, dict[str, Path]], files: Mapping[str, Path], roles: Mapping[str, list[str]]
+) -> dict[str, set[str]]:
     """Return of each question file that chose or was scored the Record IDs of those of its questions that did so."""
     method, copies = method_of(sources), sources["copies"]
     scored = read_record(copies[SCORES_NAME], Scores)["question_ids"] if SCORES_NAME in copies else []
     found: dict[str, set[str]] = {}
-    for role, ids in ((CHOSE, method.get("question_ids", [])), (ASKED, scored)):
-        for name in roles.get(role, []):
-            found.setdefault(name, set()).update(ids)
+    for name in [] if is_by_chance(method) else roles.get(CHOSE, []):
+        found[name] = {*method.get("question_ids", [])} - weightless_ids(method, files, files[name])
+    for name in roles.get(ASKED, []):
+        found.setdefault(name, set()).update(scored)
     return found
 
 
@@ -192,7 +216,7 @@ def input_facts(sources: dict[str, dict[str, Path]]) -> dict[str, Any]:
         **(facts_of_tasks(sources, tasks) if tasks else {}),
         **({"fetched": fetched} if fetched else {}),
         "questions": named,
-        **({"alike": alike} if (alike := alike_questions(files, counted_ids(sources, roles))) else {}),
+        **({"alike": alike} if (alike := alike_questions(files, counted_ids(sources, files, roles))) else {}),
         "roles": roles,
         **({"ranked": ids} if (ids := ranked_ids(sources)) else {}),
         **({"estimated": ids} if (ids := estimated_ids(sources, questions)) else {}),

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from cards.card_sections import limits_section
 from cards.made_texts import release_of
-from chats.questions import read_ids
+from chats.questions import read_domains, read_ids
 from makers.made_up_evidence import QUESTIONS
 from makers.release_inputs import shared_release
 from release import input_facts, question_roles
-from release.input_facts import alike_questions, facts_of_tasks, question_of, words_of_document
+from release.input_facts import alike_questions, counted_ids, facts_of_tasks, question_of, words_of_document
 from release.make_settings import (
     ASKED,
     CHOSE,
@@ -160,6 +160,29 @@ def test_a_question_that_a_file_asks_again_is_counted(tmp_path):
     assert not alike_questions(files, {"all.csv": ids})
 
 
+def test_questions_without_a_part_in_the_choice_are_not_counted(tmp_path, monkeypatch):
+    header, *rows = QUESTIONS[0].read_text().splitlines(keepends=True)
+    part = tmp_path / "part.csv"
+    part.write_text("".join([header, *rows[:5]]))
+    domains = read_domains(QUESTIONS[0])
+    all_of_it, (one, *others) = {*domains}, sorted({*domains.values()})
+
+    def counted(method: dict) -> set[str]:
+        monkeypatch.setattr(input_facts, "method_of", lambda sources: {"question_ids": [*domains], **method})
+        files = {"a.csv": QUESTIONS[0], "part.csv": part}
+        return counted_ids({"copies": {}}, files, {CHOSE: ["a.csv"]}).get("a.csv", set())
+
+    def weighted(*weights: tuple[str, float, float]) -> list[dict]:
+        return [{"name": name, "weight": weight, "floor": floor} for name, weight, floor in weights]
+
+    assert counted({"criterion": "coverage"}) == counted({"criterion": "random:1", "protect_top": 4}) == all_of_it
+    assert not counted({"criterion": "random:1", "protect_top": 0})
+    of_one = {record_id for record_id, name in domains.items() if name == one}
+    assert of_one and counted({"domains": weighted((one, 0, 0), (others[0], 1, 0))}) == all_of_it - of_one
+    assert counted({"domains": weighted((one, 0, 0.9), (others[0], 1, 0))}) == all_of_it  # its floor keeps experts
+    assert counted({"domains": weighted(("part.csv", 0, 0), (others[0], 1, 0))}) == all_of_it - read_ids(part)
+
+
 def test_what_a_file_has_seen_is_said(pruned_demo):
     folder = shared_release(pruned_demo)
     release = release_of(folder, read_manifest(folder))
@@ -176,7 +199,10 @@ def test_what_a_file_has_seen_is_said(pruned_demo):
     assert f"statistics over 2 of the {len(scored)} scored questions: such a file has seen these" in text
     assert "statistics over 1 of the 3 questions of gsm8k: such a file has seen these" in text
     assert "The calibration text holds 2 of the 3 questions of gsm8k." in text
-    assert "3 of the 9 questions of `a.csv` are another one again by their letters and digits" in text
+    assert (
+        "3 of the 9 questions of `a.csv` that chose or were scored are another one again by their letters and digits"
+        in text
+    )
     assert "1 of the 3 questions of gsm8k are another one again by their letters and digits" in text
     assert "1 of the 3 questions of gsm8k stand in its few shots, with their answers." in text
     assert "AUTO files were chosen by losses on chats of 2 of the 3 questions of gsm8k: such a file has" in text
