@@ -75,7 +75,9 @@ $(PRUNED_F16): $(METADATA) | $(TOOLS)
 	  --model $(<D) --name $(PRUNED_NAME) --output $@
 
 # ---- 6. imatrix: which inputs matter, by a calibration text
-$(CHAT_TEXT): $(RENDER) | $(MODEL_RECORD) $(QUESTIONS)
+# The time of a question file tells nothing, and an own map has no statistics by whose settings it is known.
+$(eval $(call remember,$(dir $(CHAT_TEXT))text-settings.txt,QUESTIONS=$(QUESTIONS_DIGEST)))
+$(CHAT_TEXT): $(dir $(CHAT_TEXT))text-settings.txt $(RENDER) | $(MODEL_RECORD) $(QUESTIONS)
 	$(call step,imatrix,Write QUESTIONS as chats) $(PYTHON) scripts/render_calibration.py \
 	  --model $(FULL)/checkpoint --questions $(QUESTIONS) --output $@
 

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from conftest import REPO
+from files.input_errors import sha256_file
 from makers.make_runs import build_of, make, scripts_in, variables_of
 from release.names import NOT_A_MODEL
 
@@ -155,6 +156,23 @@ def test_an_own_map_is_drawn_where_tiers_need_statistics_and_not_where_they_are_
     given = make("-n", "release", "CD_TIERS=0/1/2", *asked)
     assert not {"teacher_force_analysis", "plot_expert_stats"} & scripts_in(given)
     assert "build_release" in scripts_in(given) and "--statistics" not in given.stdout
+
+
+def test_an_own_map_s_chats_are_written_anew_of_other_questions(tiny_text_model, few_questions, tmp_path):
+    """No statistics say which these were, and the time of a question file tells nothing."""
+    (tmp_path / "map.json").write_text("{}")
+    asked = [
+        *variables_of(tiny_text_model, few_questions, tmp_path),
+        f"DROP_MAP={tmp_path / 'map.json'}",
+        "CALIBRATION=",
+    ]
+    text = tmp_path / "tiny/full/statistics/few/few.txt"
+    text.parent.mkdir(parents=True)
+    text.touch()
+    for digest, anew in ((sha256_file(few_questions)[:12], set()), ("0" * 12, {"render_calibration"})):
+        (text.parent / "text-settings.txt").write_text(f"QUESTIONS=few.csv:{digest}\n")
+        text.touch()
+        assert scripts_in(make("-n", "imatrix", *asked)) & {"render_calibration"} == anew
 
 
 def test_several_samples_are_runs_of_their_own_and_compared_together(unbuilt):

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from chats.questions import QUESTION_SEED, Question, Words, held_texts, load_questions, words_of
+from chats.texts_again import is_named_after, rendered_from
 from files.input_errors import InputError, sha256_file
 from files.json_records import Record, read_record
 from losses.quality_record import QUALITY_NAME, Quality
@@ -22,6 +23,8 @@ MEASURED_ON_FILES: dict[str, type[Record]] = {
     DRAFT_NAME: DraftResults,
     ACTIVE_NAME: ActiveExperts,
 }
+OF_FILE = "the question file that it is of, as it was"
+WRITE_AGAIN = "write its chats again (REPLACE=imatrix)"
 MADE_AGAIN = "make it of the file as it is now (REPLACE=eval, tasks, quality, draft or auto)"
 Rows = list[tuple[Path, Question]]  # the questions of several files
 Known = tuple[Words | str, ...]  # by which a question is known
@@ -47,16 +50,26 @@ def read_breaks(sources: Mapping[str, Mapping[str, Path]]) -> list[InputError]:
     places = [(sources["copies"].get(name), kind) for name, kind in MEASURED_ON_FILES.items()]
     places.append((sources["origins"].get("sensitivity") if of_auto else None, Sensitivity))
     places += [(run.parent / RUN, RunRecord) for run in sources.get("runs", {}).values()]
-    return file_breaks([(path, kind) for path, kind in places if path], sources["questions"].values())
+    files = [*sources["questions"].values()]
+    found = file_breaks([(path, kind) for path, kind in places if path], files)
+    return found + chats_breaks(sources["origins"].get("calibration"), files)
+
+
+def chats_breaks(text: Path | None, files: Iterable[Path]) -> list[InputError]:
+    """A calibration text that is named after a question file is of that file as it is: the card calls it its chats."""
+    named = [path for path in files if text and is_named_after(text, path)]
+    known = rendered_from(text) if text and named else None
+    if known is None or known in map(sha256_file, named):
+        return []
+    return [InputError(text, f"{OF_FILE}, sha256 {known[:DIGITS]}", "another one", WRITE_AGAIN)]
 
 
 def file_breaks(records: Iterable[tuple[Path, type[Record]]], files: Iterable[Path]) -> list[InputError]:
     """Each record is of one of these files as it is: else the digest of what nothing read would stand beside it."""
     digests = {sha256_file(path) for path in files}
     read = {path: read_record(path, kind).get("question_file_sha256") for path, kind in records}
-    expected = "the question file that it is of, as it was"
     return [
-        InputError(path, f"{expected}, sha256 {known[:DIGITS]}", "another one", MADE_AGAIN)
+        InputError(path, f"{OF_FILE}, sha256 {known[:DIGITS]}", "another one", MADE_AGAIN)
         for path, known in read.items()
         if known and known not in digests
     ]

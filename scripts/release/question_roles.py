@@ -12,7 +12,7 @@ from pathlib import Path
 
 from chats.chat_tokenizer import load_tokenizer
 from chats.questions import QUESTION_SEED, load_questions, question_set_digest, read_ids
-from chats.texts_again import calibration_chats, joined_chats
+from chats.texts_again import calibration_chats, is_named_after, joined_chats, rendered_from
 from choice.drop_metadata import METADATA_NAME
 from choice.expert_stats import analysed_ids, stats_metadata
 from files.input_errors import read_whole, sha256_file
@@ -104,9 +104,9 @@ def is_analysed(statistics: Path | None, questions: Path) -> bool:
 
 
 def is_text(sources: Sources, questions: Path) -> bool:
-    """Tell whether the calibration text has the name that make gives to a file's chats, and is these chats."""
+    """Tell whether the calibration text has the name that make gives to a file's chats, and is written from it."""
     text = sources["origins"].get("calibration")
-    if text is None or text.name != f"{questions.stem}.txt":
+    if text is None or not is_named_after(text, questions) or rendered_from(text) != sha256_file(questions):
         return False
     tokenizer = load_tokenizer(sources["copies"][METADATA_NAME].parent)
     again = joined_chats(calibration_chats(tokenizer, load_questions(questions, QUESTION_SEED)))

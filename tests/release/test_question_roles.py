@@ -1,12 +1,20 @@
 """What each question file of a release was for, and what its files have seen of the scored questions."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import render_calibration
+from calls import call
 from cards.card_sections import limits_section
 from cards.made_texts import release_of
 from chats.questions import read_domains, read_ids
+from chats.texts_again import RenderedText
+from files.input_errors import sha256_file
+from files.json_records import read_record
+from files.seals import MARKER
+from gates.seen_questions import chats_breaks
 from makers.made_up_evidence import QUESTIONS
 from makers.release_inputs import shared_release
 from release import input_facts, question_roles
@@ -40,18 +48,36 @@ def test_the_file_that_chose_has_the_fewest_others(pruned_demo, tmp_path, monkey
     assert roles_of(sources, names)[CHOSE] == ["few.csv"]
 
 
-def test_a_text_with_the_name_of_a_file_s_chats_is_these_chats(pruned_demo, tmp_path):
-    checkpoint = pruned_demo / "checkpoint"
+def test_a_text_with_the_name_of_a_file_s_chats_is_these_chats(pruned_demo, tmp_path, monkeypatch):
+    """Of the file as it was read, which a sealed record says: chats do not have all that stands in such a file."""
+    checkpoint, questions, text = pruned_demo / "checkpoint", tmp_path / "few.csv", tmp_path / "few.txt"
     copies = {"expert_drop_metadata.json": checkpoint / "expert_drop_metadata.json"}
-    questions, text = tmp_path / "few.csv", tmp_path / "few.txt"
-    questions.write_text("".join(QUESTIONS[1].read_text().splitlines(keepends=True)[:4]))
-    tokenizer = question_roles.load_tokenizer(checkpoint)
-    chats = question_roles.calibration_chats(tokenizer, question_roles.load_questions(questions, 42))
-    for content, is_it in ((question_roles.joined_chats(chats), True), ("more\n" + "\n".join(chats), False)):
-        text.write_text(content)
-        assert question_roles.is_text({"copies": copies, "origins": {"calibration": text}}, questions) == is_it
-    other = text.rename(tmp_path / "other.txt")
-    assert not question_roles.is_text({"copies": copies, "origins": {"calibration": other}}, questions)
+    (tmp_path / MARKER).touch()
+
+    def is_text(path: Path = text) -> bool:
+        return question_roles.is_text({"copies": copies, "origins": {"calibration": path}}, questions)
+
+    def render(*more: object) -> None:
+        questions.write_text("".join(QUESTIONS[1].read_text().splitlines(keepends=True)[:4]))
+        call(render_calibration.main, "--model", checkpoint, "--questions", questions, "--output", text, *more)
+
+    render("--seed", 1)
+    assert not is_text()
+    render()
+    assert is_text() and not chats_breaks(text, [questions])
+    assert not is_text(Path(shutil.copy(text, tmp_path / "other.txt")))
+    content, record = questions.read_text(), Path(f"{text}.json")
+    questions.write_text(content.replace("Physics", "Alchemy").replace("Biology", "Alchemy"))  # a column of no chat
+    assert content != questions.read_text() and not is_text()
+    (error,) = chats_breaks(text, [questions])
+    assert "few.txt: expected the question file that it is of, as it was, sha256" in str(error)
+    said = record.read_text()
+    record.write_text(said.replace(read_record(record, RenderedText)["question_file_sha256"], sha256_file(questions)))
+    assert not is_text() and not chats_breaks(text, [questions])  # its seal is broken: it says nothing
+    monkeypatch.setenv("SEALS", "no")
+    assert is_text()
+    record.unlink()  # as of an older version
+    assert not is_text() and not chats_breaks(text, [questions])
 
 
 @pytest.mark.parametrize(
