@@ -39,6 +39,17 @@ def test_a_card_has_the_digests_of_the_scored_files(release):
         assert f"| Scored file `{row['gguf']}` | `{row['gguf_sha256']}` |" in text
 
 
+def test_a_score_is_in_sample_by_a_text_only_where_the_imatrix_made_the_file(release):
+    held = release.inputs | {"calibration": {"calibration": "a.txt", "held": release.scores["question_ids"]}}
+    name = release.row["gguf"]
+    for digest, begin in (("0" * 64, "In-sample in a second way: the"), (None, "The")):
+        records = release.records | {name: release.records.get(name, release.example) | {"imatrix_sha256": digest}}
+        text = limits_section(replace(release, inputs=held, records=records))
+        assert f"- {begin} calibration text holds the scored questions" in text
+        assert (f"but `{name}` was made without an importance matrix" in text) == (digest is None)
+    assert "In-sample in a second way" in limits_section(replace(release, inputs=held, records={}))  # not known
+
+
 @pytest.mark.parametrize(
     "records, wrong", [({}, "no QUANTS, of which the release has no record"), ({"a.gguf": {}}, None)]
 )
