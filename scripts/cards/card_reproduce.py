@@ -102,7 +102,8 @@ def input_digests(release: Release) -> dict[str, str | None]:
     # Of a fold the digest is that of all questions which were analysed, those that it holds out among them.
     did = "were analysed" if method.get("held_out_question_ids") else "chose the experts"
     found = {
-        "Base checkpoint, weights": metadata["source"].get("weights_sha256"),
+        "Base checkpoint, name and sha256 of every file that was read": metadata["source"].get("source_sha256"),
+        "Base checkpoint, samples of its weights": metadata["source"].get("weights_sha256"),
         "Base checkpoint, config": metadata["source"].get("config_sha256"),
         **{question_file(release, name): digest for name, digest in release.inputs.get("questions", {}).items()},
         **{

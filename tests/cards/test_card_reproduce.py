@@ -32,9 +32,12 @@ def release(pruned_demo) -> Release:
     return release_of(folder, read_manifest(folder))
 
 
-def test_a_card_has_the_digests_of_the_scored_files(release):
+def test_a_card_has_the_digests_of_the_base_and_of_the_scored_files(release):
     """Another repository can have a file of one's name."""
     text = reproduce_section(release)
+    # Samples alone do not tell an edited base.
+    for what, key in (("name and sha256 of every file that was read", "source"), ("samples of its weights", "weights")):
+        assert f"| Base checkpoint, {what} | `{release.metadata['source'][f'{key}_sha256']}` |" in text
     for row in release.scores["rows"]:
         assert f"| Scored file `{row['gguf']}` | `{row['gguf_sha256']}` |" in text
 
