@@ -14,6 +14,11 @@ from scoring.score_records import in_a_row
 NOT_IN_THE_COMMAND = ("RUN", "MODEL")  # the first has its own sentence, the other is worked out here
 
 
+def full_name(release: Release) -> str | None:
+    """Return the full model's name in tables and files, None where nothing was scored: it need not be the base's."""
+    return release.scores["rows"][0]["name"] if release.scores else None
+
+
 def variables_of(release: Release) -> dict[str, object]:
     """Return the variables of the command: the run's settings, and above them what the records hold."""
     method, settings = release.metadata["method"], release.settings
@@ -22,7 +27,7 @@ def variables_of(release: Release) -> dict[str, object]:
     variables: dict[str, object] = {
         # Another name on the Hub than that of the base claims what no record bears out.
         "MODEL": release.base if is_hub_id(release.base) else "DIRECTORY" if is_hub_id(place) else place,
-        "NAME": release.base.rsplit("/", 1)[-1],
+        "NAME": full_name(release) or release.base.rsplit("/", 1)[-1],
         "PRUNED_NAME": release.name,
         "KEEP": release.metadata["keep_count"],
     }

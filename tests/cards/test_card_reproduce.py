@@ -69,7 +69,7 @@ def test_the_command_to_reproduce_names_all_that_differs(release):
     words = dict(word.split("=", 1) for word in shlex.split(command.replace("\\\n", ""))[3:])
     assert words | {"QUANTS": ""} == {
         "MODEL": BASE,
-        "NAME": BASE.split("/")[1],
+        "NAME": release.scores["rows"][0]["name"],
         "PRUNED_NAME": NAME,
         "KEEP": str(KEPT),
         "CRITERION": "coverage",
@@ -87,6 +87,9 @@ def test_the_command_to_reproduce_names_all_that_differs(release):
         "CD_CUTS": "1/3",
         "DRAFT": "",
     }
+    row, *others = release.scores["rows"]
+    named = replace(release, scores=release.scores | {"rows": [row | {"name": "full"}, *others]})
+    assert "NAME=full " in reproduce_section(named)  # as its files and rows are called
     assert {*words["QUANTS"].split()} == {record["type"] for record in release.records.values()}
     method = {**release.metadata["method"], "held_out_question_ids": ["a", "b"]}
     held_out = replace(release, base="some model", metadata={**release.metadata, "method": method})
