@@ -74,9 +74,8 @@ def start_of(pid: int) -> str | None:
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return None if fields[STATE] == "Z" else fields[STARTED]
-    except OSError:
-        if Path("/proc/self").exists():
-            return None
+    except OSError:  # no Linux, or one that hides the processes of other users (hidepid)
+        pass
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -88,7 +87,10 @@ def start_of(pid: int) -> str | None:
 
 def is_dead(holder: Holder) -> bool:
     """Tell whether the process of a lock is known to have ended."""
-    return holder.place == this_place() and start_of(holder.pid) != holder.started
+    if holder.place != this_place():
+        return False
+    started = start_of(holder.pid)
+    return started is None or started not in ("", holder.started)
 
 
 def lock_path(output: Path) -> Path | None:

@@ -114,6 +114,19 @@ def test_the_dead_are_those_of_this_kernel_alone(output, tmp_path):
     )
 
 
+def test_a_process_of_another_user_that_proc_hides_is_not_taken_for_dead(monkeypatch):
+    """As with /proc mounted by hidepid=2."""
+
+    def another_users(pid: int, number: int) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    mine = new_holder()
+    monkeypatch.setattr(Path, "read_text", lambda path, **_: open(path / "hidden"))
+    monkeypatch.setattr(os, "kill", another_users)
+    monkeypatch.setattr("files.host_locks.this_place", lambda: mine.place)
+    assert not is_dead(mine)
+
+
 def test_a_lock_that_is_damaged_is_nobodys_to_take(output):
     lock = lock_path(output)
     lock.parent.mkdir()
