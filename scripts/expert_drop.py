@@ -24,7 +24,7 @@ import argparse
 from pathlib import Path
 
 from checkpoints.checkpoint import hold_checkpoint, read_checkpoint, read_config, weights_digest
-from checkpoints.checkpoint_drop import plan_tensors, verify_checkpoint, write_checkpoint
+from checkpoints.checkpoint_drop import SHARD_BYTES, plan_tensors, verify_checkpoint, write_checkpoint
 from checkpoints.moe_families import expert_tensors, family_of, pruned_config, shape_of
 from checkpoints.small_files import left_out_words
 from choice.drop_map import check_digests, read_drop_map
@@ -43,7 +43,6 @@ from ggufs.gguf_drop import (
     verify_imatrix,
 )
 
-SHARD_BYTES = 5 << 30  # what the Hub's libraries call 5 GB; the 26B at 109 experts has the card's nine
 IF_MEANT = "use it with --force if you mean it"
 
 

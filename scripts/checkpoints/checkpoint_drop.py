@@ -28,6 +28,7 @@ from tqdm import tqdm
 HEADER_ENTRY_BYTES = 200  # more than a tensor's entry takes beside its name
 HEADER_ALIGN_BYTES = 8  # so that the tensors of a mapped file start at a multiple of any dtype's size
 SHOWN_DIGITS = 12
+SHARD_BYTES = 5 << 30  # what the Hub's libraries call 5 GB; the 26B at 109 experts has the card's nine
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,10 @@ def write_checkpoint(
     """
     total = sum(tensor.size for tensor in planned.values())
     require_disk_space(target.parent, total)
-    shards = plan_shards({name: tensor.size for name, tensor in planned.items()}, shard_bytes)
+    sizes = {name: tensor.size for name, tensor in planned.items()}
+    shards = plan_shards(sizes, shard_bytes)
+    # make gives no other size. Where one comes to the same shards it is no other checkpoint.
+    by_hand = {} if shards == plan_shards(sizes, SHARD_BYTES) else {"shard_bytes": shard_bytes}
     names = [f"model-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)]
     with directory_when_done(target, METADATA_NAME) as output, ThreadPoolExecutor(1) as pool:
         # Of all bytes, as the record of the full model's F16 file has it: the digest of the weights takes samples.
@@ -145,7 +149,8 @@ def write_checkpoint(
         # Last, since a directory that has it counts as complete.
         source_digests = {"config_sha256": sha256_file(source / "config.json"), "weights_sha256": weights_sha256}
         source_digests |= {"source_sha256": whole.result(), DIGEST: card_digest(source)}
-        write_record(output / METADATA_NAME, metadata_of(drop_map, source_digests, digests), DropMetadata)
+        content = metadata_of(drop_map, source_digests, digests) | by_hand
+        write_record(output / METADATA_NAME, content, DropMetadata)
     return len(shards)
 
 

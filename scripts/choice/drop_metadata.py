@@ -30,7 +30,7 @@ class DropMetadata(Record):
     """What expert_drop.py records in a pruned checkpoint: digests of its source, sha256 by shard, ids by layer.
 
     source: config_sha256, weights_sha256 and source_sha256 (`weights_digest`, `source_digest` of checkpoints/), and
-    card_sha256, of README.md, "" where there was none.
+    card_sha256, of README.md, "" where there was none. shard_bytes: where others than make's were asked for.
     """
 
     what: ClassVar[str] = METADATA_NAME
@@ -42,6 +42,7 @@ class DropMetadata(Record):
     drop_map_sha256: Sha256
     source: dict[str, str]
     shards: dict[str, Sha256]
+    shard_bytes: Positive | None = None
     layers: dict[str, dict[str, list[int]]]
 
     @model_validator(mode="after")

@@ -88,12 +88,16 @@ def draws_by_hand(method: dict) -> list[str]:
 
 def choice_by_hand(sources: Sources, left: Mapping[str, int]) -> list[str]:
     """Return what make does otherwise in the choice of experts; left: as `unused_questions` counts."""
-    method = read_metadata(sources["copies"][METADATA_NAME])["method"]
+    metadata = read_metadata(sources["copies"][METADATA_NAME])
+    method, shard_bytes = metadata["method"], metadata.get("shard_bytes")
+    shards = [f"the checkpoint was written in shards of at most {shard_bytes} bytes (`--shard-bytes`)"] * bool(
+        shard_bytes
+    )
     if criterion_of(method) == OWN_MAP:  # make takes it as it is given, and ranks layers of CD files by statistics
         ranks = any(record.get("cd_rule") for _, record in used_quants(sources))
         unranked = f"{plural(left[COUNTED], 'question')} of the file did not rank layers (`--limit`)"
         beside = ["the map was copied beside statistics (`--stats`)"] * bool(method.get("stats_sha256"))
-        return beside + ([unranked] * bool(left[COUNTED]) + analysis_by_hand(sources, {}) if ranks else [])
+        return shards + beside + ([unranked] * bool(left[COUNTED]) + analysis_by_hand(sources, {}) if ranks else [])
     found = ["the experts that rank best were dropped (`--worst-first`)"] * bool(method.get("worst_first"))
     found += ["an imatrix chose the experts (`--imatrix`)"] * bool(method.get("imatrix_sha256"))
     unused = f"{plural(left[CHOSE], 'question')} of the file did not choose (`--questions-in` or `--limit`)"
@@ -104,7 +108,7 @@ def choice_by_hand(sources: Sources, left: Mapping[str, int]) -> list[str]:
         found.append(f"{plural(len(held), 'question')} of the statistics did not choose (`--questions-in`)")
     if not all(takes_domain(domain["name"]) for domain in method.get("domains", [])):
         found.append("domains were weighted whose names make does not take")
-    return found + analysis_by_hand(sources, method) + draws_by_hand(method)
+    return shards + found + analysis_by_hand(sources, method) + draws_by_hand(method)
 
 
 def files_by_hand(sources: Sources, elsewhere: Mapping[str, str]) -> list[str]:

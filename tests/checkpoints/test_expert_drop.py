@@ -4,12 +4,12 @@ import json
 from pathlib import Path
 
 from checkpoints.checkpoint import TensorRange, read_checkpoint
-from checkpoints.checkpoint_drop import plan_shards, plan_tensors
+from checkpoints.checkpoint_drop import SHARD_BYTES, plan_shards, plan_tensors
 from checkpoints.moe_families import GEMMA4, expert_tensors, pruned_config
 from choice.drop_map import Shape
-from choice.drop_metadata import read_metadata
+from choice.drop_metadata import METADATA_NAME, read_metadata
 from conftest import DEMO, REPO
-from expert_drop import SHARD_BYTES, main
+from expert_drop import main
 from makers.drop_runs import KEEP, digests, drop
 from makers.tiny_models import EXPERTS, LAYERS, TOP_K, build_family_model, random_drop_map
 
@@ -100,6 +100,9 @@ def test_kept_experts_and_routers_equal_their_source_rows(tiny_model, tmp_path):
 
 def test_two_runs_in_two_places_give_equal_files_and_no_path(tiny_model, tmp_path):
     first = drop(tiny_model, tmp_path / "a", random_drop_map(KEEP), "--shard-bytes", "150000")
+    assert read_metadata(first / METADATA_NAME)["shard_bytes"] == 150000  # by which a card says it
+    whole = drop(tiny_model, tmp_path / "c", random_drop_map(KEEP), "--shard-bytes", str(SHARD_BYTES - 1))
+    assert "shard_bytes" not in read_metadata(whole / METADATA_NAME)
     (tmp_path / "deep/er").mkdir(parents=True)
     second = drop(tiny_model, tmp_path / "deep/er/b", random_drop_map(KEEP), "--shard-bytes", "150000")
     assert digests(first) == digests(second)

@@ -43,6 +43,17 @@ def test_what_make_does_otherwise_in_a_choice_is_said(demo_model, monkeypatch, m
     assert len(found) == words if isinstance(words, int) else found == words
 
 
+@pytest.mark.parametrize("criterion", ["coverage", OWN_MAP])
+def test_shards_of_another_size_are_said(demo_model, monkeypatch, criterion):
+    """The digests of the checkpoint, by which a reader tells whether the same came out, are those of its shards."""
+    metadata = {"method": {**BY_MAKE, "criterion": criterion}, "shard_bytes": 6_000_000}
+    monkeypatch.setattr(by_hand, "read_metadata", lambda path: metadata)
+    sources = {"records": {}, "quants": {}, "origins": {}}
+    sources["copies"] = {"expert_drop_metadata.json": demo_model / "expert_drop_metadata.json"}
+    (found,) = by_hand.choice_by_hand(sources, {CHOSE: 0, COUNTED: 0})
+    assert found == "the checkpoint was written in shards of at most 6000000 bytes (`--shard-bytes`)"
+
+
 @pytest.mark.parametrize(("held", "said"), [(["q1", "q3"], False), (["q1", "q2"], True)])
 def test_questions_that_no_fold_holds_out_are_said(demo_model, monkeypatch, held, said):
     ids = ["q1", "q2", "q3", "q4"]
