@@ -18,6 +18,7 @@ from release.recorded_settings import OF_CD, Sources, recorded_values
 
 SETTINGS_FILE = VERSION_FILE.parent / "make" / "settings.mk"
 PROJECT_DATA = "data/demo"  # the project's own: the only folder whose name is published
+OWN_QUESTIONS = {f"{PROJECT_DATA}/{part}_questions.csv" for part in ("calibration", "eval")}
 
 RECORDED = {
     # The metadata of the drop, and the statistics.
@@ -79,7 +80,8 @@ def plain_place(value: str) -> str:
 def is_own(place: str, digests: dict[str, str]) -> bool:
     """Tell whether a question file of a release is the project's own at a place; digests: sha256 by file name."""
     own = VERSION_FILE.parent / place
-    return own.is_file() and sha256_file(own) == digests.get(own.name)
+    # By its name, too: what somebody lays beside them lies in no other copy of the project.
+    return place in OWN_QUESTIONS and own.is_file() and sha256_file(own) == digests.get(own.name)
 
 
 def recorded_settings(folder: Path, manifest: dict, sources: Sources) -> dict[str, str]:

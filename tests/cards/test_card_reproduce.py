@@ -129,6 +129,8 @@ def test_only_the_project_s_own_file_has_its_folder_in_a_command(tmp_path):
     digest = sha256_file(REPO / own)
     assert is_own(own, {"calibration_questions.csv": digest}) and not is_own("data/demo/no.csv", {"no.csv": digest})
     assert not is_own(own, {"calibration_questions.csv": "0" * 64})  # another file that is called so
+    laid = DEMO / "chat_template.jinja"  # in its place, and no file of questions that the project has
+    assert not is_own(f"data/demo/{laid.name}", {laid.name: sha256_file(laid)})
 
 
 def test_the_fold_that_a_choice_held_out_is_known_by_the_order_of_the_statistics():
