@@ -77,7 +77,7 @@ $(PRUNED_F16): $(METADATA) | $(TOOLS)
 # ---- 6. imatrix: which inputs matter, by a calibration text
 # The time of a question file tells nothing, and an own map has no statistics by whose settings it is known.
 $(eval $(call remember,$(dir $(CHAT_TEXT))text-settings.txt,QUESTIONS=$(QUESTIONS_DIGEST)))
-$(CHAT_TEXT): $(dir $(CHAT_TEXT))text-settings.txt $(RENDER) | $(MODEL_RECORD) $(QUESTIONS)
+$(CHAT_TEXT): $(dir $(CHAT_TEXT))text-settings.txt $(RENDER) $(call again,imatrix) | $(MODEL_RECORD) $(QUESTIONS)
 	$(call step,imatrix,Write QUESTIONS as chats) $(PYTHON) scripts/render_calibration.py \
 	  --model $(FULL)/checkpoint --questions $(QUESTIONS) --output $@
 

@@ -173,6 +173,7 @@ def test_an_own_map_s_chats_are_written_anew_of_other_questions(tiny_text_model,
         (text.parent / "text-settings.txt").write_text(f"QUESTIONS=few.csv:{digest}\n")
         text.touch()
         assert scripts_in(make("-n", "imatrix", *asked)) & {"render_calibration"} == anew
+        assert "render_calibration" in scripts_in(make("-n", "imatrix", "REPLACE=imatrix", *asked))
 
 
 def test_several_samples_are_runs_of_their_own_and_compared_together(unbuilt):
