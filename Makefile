@@ -141,7 +141,8 @@ eval: $(ASKED_SCORES) $(REPORT) ## score both models at EVAL_QUANT on EVAL_QUEST
 
 # ---- 10. release: a folder per repository, whole or not at all
 $(eval $(call remember,$(PRUNED)/release/settings.txt,$(RELEASE_SETTINGS)))
-$(RELEASES:%=%/manifest.json): $(RELEASE_RECORDS) $(METADATA) $(DRAWN) $(PRUNED)/release/settings.txt $(PACK) \
+$(RELEASES:%=%/manifest.json): $(RELEASE_RECORDS) $(METADATA) $(DRAWN) $(CALIBRATION_TEXT) \
+    $(PRUNED)/release/settings.txt $(PACK) \
     $(MEASURED_FIRST) $(if $(NEW_RESULTS)$(call missing,$(MEASURED_FIRST)),FORCE) | $(TOOLS) $(PRUNED_GGUF)/imatrix.gguf
 $(GGUF_RELEASES:%=%/manifest.json): $(MMPROJ_FILES) $(DRAFT_FILE) $(DRAFT_GAIN) $(PRUNED_GGUF)/imatrix-coverage.png \
     $(wildcard modelfiles/gemma4-*)

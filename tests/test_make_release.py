@@ -281,6 +281,13 @@ def test_statistics_over_other_questions_draw_again_and_are_no_tiers_of_this_fil
     assert done.returncode != 0 and "found QUESTIONS=others.csv:0" in done.stderr and "REPLACE=cd" in done.stderr
 
 
+def test_a_text_that_was_written_anew_makes_every_card_anew(variables):
+    """Those of the checkpoint, too, whose command and digests it has a part in."""
+    text = next(value.removeprefix("CALIBRATION=") for value in variables if value.startswith("CALIBRATION="))
+    done = make("-n", "-W", text, "release", *variables)
+    assert "build_release" in scripts_in(done) and "--kind checkpoint" in done.stdout
+
+
 @pytest.mark.parametrize("settings", ["12e/settings.txt", "12e/gguf/settings.txt", "full/eval/Q8_0/settings.txt"])
 def test_outputs_that_have_lost_their_settings_are_refused(copied, settings):
     path = build_of(copied) / "tiny" / settings
