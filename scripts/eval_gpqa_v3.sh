@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Evaluate one GGUF file on GPQA Diamond under one locked protocol (scoring/eval_protocol.py): llama-server, lm-eval,
-# patch step, summary.
+# Evaluate one GGUF file on GPQA Diamond, or on another task of lm-eval (TASK), under one locked protocol
+# (scoring/eval_protocol.py): llama-server, lm-eval, patch step, summary.
 #
 # usage: scripts/eval_gpqa_v3.sh NAME FILE.gguf
 #        scripts/eval_gpqa_v3.sh --help | --version

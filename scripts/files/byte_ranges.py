@@ -48,8 +48,8 @@ def runs_of(file: Path, offset: int, size: int, experts: int, keep: list[int] | 
     """
     if keep is None:
         return [Run(file, offset, size)]
-    part = size // experts
-    return [Run(file, offset + first * part, (end - first) * part) for first, end in kept_runs(keep)]
+    of_one = size // experts
+    return [Run(file, offset + first * of_one, (end - first) * of_one) for first, end in kept_runs(keep)]
 
 
 def write_runs(

@@ -11,6 +11,9 @@ from gates.lineage import Lineage
 from release.manifest import listed_paths
 from release.published_texts import Published, texts_of
 
+# Of a server that a gate starts: one short question at a time.
+SERVER_FLAGS = ["-c", "2048", "-np", "1", "--reasoning-format", "deepseek", "--reasoning-budget", "64"]
+
 
 @dataclass
 class Outcome:

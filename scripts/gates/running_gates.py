@@ -10,7 +10,7 @@ from pathlib import Path
 from chats.questions import Question
 from files.input_errors import InputError, read_words
 from files.json_records import read_json
-from gates.checked import Checked, Outcome
+from gates.checked import SERVER_FLAGS, Checked, Outcome
 from llama.llama_server import LlamaServer, server_command
 from llama.llama_tools import LlamaCpp
 from ollama.ollama_files import ollama_params
@@ -19,7 +19,6 @@ from ollama.own_files import check_own_params, check_own_template
 from release.manifest import CHECKPOINT
 
 SIDECARS = ("template", "params", "Modelfile")
-SERVER_FLAGS = ["-c", "2048", "-np", "1", "--reasoning-format", "deepseek", "--reasoning-budget", "64"]
 ANSWER_TOKENS = 256
 # In the form of the evaluation: any model that was scored can answer it, the demo included.
 QUESTION = Question("gate", "What is the chemical symbol of iron?", ("Au", "Fe", "Pb", "Na"), 1, "")

@@ -10,7 +10,7 @@ from chats.questions import QUESTION_SEED, Question, load_questions, question_se
 from chats.texts_again import texts_digest
 from files.input_errors import InputError, sha256_file
 from files.json_records import read_record
-from gates.checked import Checked, Outcome
+from gates.checked import SERVER_FLAGS, Checked, Outcome
 from gates.lineage import Breaks, Lineage, breaks_of
 from gates.made_again import TEXTS, known_quants
 from ggufs.draft_fit import check_fits
@@ -30,7 +30,6 @@ from speed.active_experts import ACTIVE_NAME, ActiveExperts
 from speed.draft_results import DRAFT_NAME, DraftResults, check_same_answers
 from speed.greedy_answers import ask_greedily
 
-SERVER_FLAGS = ["-c", "2048", "-np", "1", "--reasoning-format", "deepseek", "--reasoning-budget", "64"]
 ANSWER_TOKENS = 128
 MEASURE_DRAFT, MEASURE_ACTIVE = DraftResults.again, ActiveExperts.again
 SCORE_TOO = "run `make eval`, or `make active-experts REPLACE=draft` without ACTIVE_SCORED"

@@ -1,1 +1,1 @@
-"""GGUF files and imatrices: headers, and dropping experts inside them."""
+"""GGUF files and imatrices: headers, dropping experts inside them, padding their MLPs."""

@@ -116,7 +116,8 @@ def sliced(
         layer = layer_of(tensor.name, pattern)
         kept = None if layer is None else keep[layer]
         experts = 1 if layer is None else tensor.dims[-1]
-        # Experts are the slowest axis, which GGUF names last: an expert's bytes are one run, and nothing is decoded.
+        # Experts are the slowest axis, which GGUF names last: an expert's bytes (the size by
+        # the number of experts, in `runs_of`) are one run, and nothing is decoded.
         dims = tensor.dims if kept is None else (*tensor.dims[:-1], len(kept))
         result.append((tensor, dims, runs_of(header.path, tensor.offset, tensor.size, experts, kept)))
     return result

@@ -1,1 +1,1 @@
-"""Answers to questions: protocol, record, letters, scores and paired statistics."""
+"""Answers to questions: tasks, protocol, servers, record, letters, scores and paired statistics."""
