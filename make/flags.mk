@@ -178,11 +178,13 @@ TASK_RECORDS := $(call check_files,$(PRUNED)/tasks,$(sort $(wildcard $(PRUNED)/t
 made_from = $(strip $(call check_files,$(1)made-from.txt,$(subst $(LINE_END), ,$(file <$(1)made-from.txt))))
 TASK_FLAGS = $(foreach f,$(TASK_RECORDS),--task $f $(call made_from,$(dir $f)))
 # What a card says of its people and licence stays, once given, until another is given, or none on the command line:
-# check-release must not make the cards without it again.
+# check-release must not make the cards without it again. Anybody can edit that file: build_release.py seals what is
+# given, and refuses what is said to have been given and was not.
 RELEASE_SETTINGS_FILE := $(PRUNED)/release/settings.txt
 given_before = $(strip $(call check_files,$(RELEASE_SETTINGS_FILE),\
   $(patsubst $(1)=%,%,$(filter $(1)=%,$(file <$(RELEASE_SETTINGS_FILE))))))
-remembered = $(or $($(1)),$(if $(filter command,$(firstword $(origin $(1)))),,$(call given_before,$(1))))
+not_given = $(if $($(1))$(filter command,$(firstword $(origin $(1)))),,$(1))
+remembered = $(or $($(1)),$(if $(call not_given,$(1)),$(call given_before,$(1))))
 KNOWN_OWNER := $(call remembered,OWNER)
 KNOWN_LICENSE := $(call remembered,LICENSE)
 KNOWN_QUANTIZER := $(or $(call remembered,QUANTIZED_BY),$(KNOWN_OWNER))
@@ -221,6 +223,7 @@ FINDINGS_FLAGS = $(if $(RELEASE_FINDINGS),--findings $(RELEASE_FINDINGS) --findi
   questions=$(QUESTIONS) measured=$(FINDINGS_PASS) $(OTHER_MAPS_BY_NUMBER))
 BUILD_RELEASE = $(PYTHON) scripts/build_release.py --name $(PRUNED_NAME) --base $(BASE) $(KNOWN_LICENSE:%=--license %) \
   $(KNOWN_OWNER:%=--owner %) $(KNOWN_QUANTIZER:%=--quantized-by %) \
+  --given-before $(RELEASE_SETTINGS_FILE) $(foreach v,LICENSE OWNER QUANTIZED_BY,$(call not_given,$v)) \
   --settings $(foreach v,$(NAMED_SETTINGS),'$v=$($v)') --metadata $(METADATA) \
   $(RELEASE_RECORDS:%=--scores %) $(FINDINGS_FLAGS) \
   --siblings $(call siblings_of,$(notdir $(@D))) \

@@ -63,6 +63,7 @@ from quants.quant_record import MmprojRecord, read_whole_gguf, record_path
 from quants.recipes import RECIPES
 from release.gguf_facts import facts_of
 from release.gguf_parts import SPLIT_RECORD, split_gguf
+from release.given_words import GIVEN_WORDS, hold_given_words
 from release.input_facts import input_facts
 from release.manifest import CHECKPOINT, DYNAMIC, KINDS, MANIFEST, STANDARD, Manifest, file_entries
 from release.names import BASE_NAME, PLAIN_NAME, clashes, is_base, is_plain, is_standard
@@ -280,6 +281,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add(
         "--owner", default="", help="owner of the repositories on the Hub (without: a placeholder that no upload takes)"
     )
+    kept = "file of make with words that were given before, and the settings whose word is from there: "
+    add("--given-before", nargs="+", metavar=("FILE", "SETTING"), help=kept + ", ".join(GIVEN_WORDS))
     repository_help = "name of its repository on the Hub, without the owner (default: the name of the output folder)"
     add("--repository", metavar="NAME", help=repository_help)
     siblings = "the release's other repositories, by kind, for the card"
@@ -371,6 +374,16 @@ def check_plain_names(args: argparse.Namespace) -> None:
             raise InputError(option, "a file name without line ends and control characters", shown(path.name))
 
 
+def check_given_words(args: argparse.Namespace) -> None:
+    """Raise InputError for a word that make has from its own file and that was never given."""
+    if args.given_before:
+        file, *before = args.given_before
+        if unknown := [*{*before} - {*GIVEN_WORDS}]:
+            raise InputError("--given-before", f"settings among {', '.join(GIVEN_WORDS)}", shown(unknown[0]))
+        words = dict(zip(GIVEN_WORDS, (args.license, args.owner, args.quantized_by)))
+        hold_given_words(Path(file), words, before)
+
+
 def check_sidecars(args: argparse.Namespace) -> None:
     """Raise InputError when the sources of Ollama's files are not the project's, which GGUF files of Gemma 4 need."""
     if args.for_ollama and not (args.template and args.params):
@@ -385,6 +398,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     check_names(args.owner, args.repository, args.siblings)
     check_plain_names(args)
+    check_given_words(args)
     evidence = (args.metadata, args.scores, args.quality, args.findings, args.draft, args.draft_results)
     inputs = (*args.gguf, *args.mmproj, args.checkpoint, *evidence)
     check_apart([path for path in inputs if path], [args.output])

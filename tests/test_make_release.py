@@ -97,6 +97,10 @@ def test_every_release_folder_is_checked_and_an_evaluation_can_be_left_out(copie
         and "quantized_by: someone" in cards["GGUF"]
     )
     assert not list(build_of(copied).rglob("release/*/scores.json"))
+    (kept,) = build_of(copied).glob("tiny/12e/release/settings.txt")
+    kept.write_text(kept.read_text().replace("OWNER=some-one", "OWNER=another"))
+    done = make("release", "SCORED=no", "QUANTIZED_BY=someone", *copied)
+    assert done.returncode != 0 and "settings.txt: expected OWNER as it was given before" in done.stderr, done.stderr
     done = make("release", *copied, "LICENSE=two words")
     assert done.returncode != 0 and "LICENSE: expected" in done.stderr
 
