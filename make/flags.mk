@@ -229,7 +229,7 @@ BUILD_RELEASE = $(PYTHON) scripts/build_release.py --name $(PRUNED_NAME) --base 
   --siblings $(call siblings_of,$(notdir $(@D))) \
   --pictures $(CARD_PICTURES) --questions $(sort $(QUESTIONS) $(EVAL_QUESTIONS) $(DOMAIN_FILES)) \
   --source $(FULL_SOURCE) --map $(DROP_MAP_FILE) \
-  $(if $(DRAWN),--statistics $(STATS)) \
+  $(DROP_MAP:%=--own-map %) $(if $(DRAWN),--statistics $(STATS)) \
   $(call there,--sensitivity,$(SENSITIVITY)) \
   --f16 $(PRUNED_F16).json $(KNOWN_FULL) \
   --imatrix-record $(PRUNED_GGUF)/imatrix.gguf.json --calibration $(CALIBRATION_TEXT) \
@@ -238,7 +238,7 @@ BUILD_RELEASE = $(PYTHON) scripts/build_release.py --name $(PRUNED_NAME) --base 
   --quants $(FULL_RECORDS) $(PRUNED_RECORDS) $(call of_ggufs,$(if $(RELEASE_QUALITY),--logits $(FULL)/logits)) \
   $(call of_ggufs,$(RELEASE_QUALITY:%=--quality %) $(RELEASE_ACTIVE:%=--active-experts %) \
   $(RELEASE_LOOPS:%=--loops % --loop-answers $(LOOP_ANSWERS) --loop-prompts $(LOOP_PROMPTS)) \
-  $(if $(DRAFT),--draft $(DRAFT_FILE) --draft-results $(DRAFT_GAIN:.md=.json)) \
+  $(if $(DRAFT),--draft $(DRAFT_FILE) --assistant $(ASSISTANT) --draft-results $(DRAFT_GAIN:.md=.json)) \
   $(call there,--mmproj,$(MMPROJ_FILES))) $(TASK_FLAGS) --output $(@D)
 SIDECARS := --template $(wildcard modelfiles/gemma4-*.template) --params modelfiles/gemma4-$(OLLAMA_PARAMS).params.json
 

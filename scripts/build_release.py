@@ -63,6 +63,7 @@ from quants.quant_record import MmprojRecord, read_whole_gguf, record_path
 from quants.recipes import RECIPES
 from release.gguf_facts import facts_of
 from release.gguf_parts import SPLIT_RECORD, split_gguf
+from release.given_places import ASSISTANT_PLACE, OWN_MAP_PLACE
 from release.given_words import GIVEN_WORDS, hold_given_words
 from release.input_facts import input_facts
 from release.manifest import CHECKPOINT, DYNAMIC, KINDS, MANIFEST, STANDARD, Manifest, file_entries
@@ -256,6 +257,7 @@ def sources_of(args: argparse.Namespace) -> dict[str, dict[str, Path]]:
     origins |= {"imatrix": args.imatrix_record, "full imatrix": args.full_imatrix}
     origins |= {"full f16": args.full_f16, "source": args.source}
     origins |= {"loop answers": args.loop_answers, "loop prompts": args.loop_prompts}
+    origins |= {OWN_MAP_PLACE: args.own_map, ASSISTANT_PLACE: args.assistant}
     origins |= {f"findings {name}": Path(path) for name, path in args.findings_from}
     return {
         "records": {gguf.name: record_path(gguf) for gguf in args.gguf},
@@ -310,6 +312,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--questions", type=Path, nargs="*", default=[], help="question files whose text must not be published")
     add = parser.add_argument_group("where the numbers come from (compared, never published)").add_argument
     add("--map", type=Path, required=True, help="drop map")
+    add("--own-map", type=Path, help="the drop map that was given, of which --map is the copy")
+    add("--assistant", type=Path, help="checkpoint that --draft was made of")
     add("--statistics", type=Path, help="what the map was chosen from; an own map needs none")
     add("--f16", type=Path, required=True, help="record of the pruned F16 file (FILE.gguf.json)")
     add("--full-f16", type=Path, help="record of the full model's F16 file, which --scores and --quality need")
@@ -399,6 +403,8 @@ def main(argv: list[str] | None = None) -> None:
     check_names(args.owner, args.repository, args.siblings)
     check_plain_names(args)
     check_given_words(args)
+    if gone := next((place for place in (args.own_map, args.assistant) if place and not place.exists()), None):
+        raise InputError(gone, "what was given to make the release of", "nothing")
     evidence = (args.metadata, args.scores, args.quality, args.findings, args.draft, args.draft_results)
     inputs = (*args.gguf, *args.mmproj, args.checkpoint, *evidence)
     check_apart([path for path in inputs if path], [args.output])

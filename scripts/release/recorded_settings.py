@@ -21,6 +21,7 @@ from losses.quality_record import QUALITY_NAME
 from ollama.own_files import name_of_params
 from quants.recipes import target_bytes
 from quants.sensitivity_record import Sensitivity
+from release.given_places import OWN_MAP_PLACE, check_assistant_given, name_of_map
 from release.make_settings import PROTOCOL_SETTINGS, calibration_setting, fold_of, takes_domain
 from release.manifest import CHECKPOINT
 from release.sources import find_evidence
@@ -35,14 +36,17 @@ OF_CD = ("CD_RULE", "CD_RECIPE", "CD_TIERS", "CD_SCOPE", "CD_PROTECT")
 ONE_COMMAND = "measure or make it again by the settings of the rest"
 
 
-def chosen_values(metadata: dict, statistics: Path | None) -> Values:
-    """Return settings of make as the metadata of a drop, and the statistics that it was chosen from, have them."""
+def chosen_values(metadata: dict, statistics: Path | None, own_map: Path | None) -> Values:
+    """Return settings of make as the metadata of a drop, and the statistics that it was chosen from, have them.
+
+    own_map: the map that was given, where the experts were dropped by one.
+    """
     method, said, known = metadata["method"], Values(KEEP=metadata["keep_count"]), stats_metadata(statistics)
     analysed = known.get("questions", [])
     if analysed and all(question.get("empty_reasoning") for question in analysed):
         said["ALLOW_EMPTY_REASONING"] = "yes"
     if criterion_of(method) == OWN_MAP:  # what would have chosen is of no account
-        return said
+        return said | {"DROP_MAP": name_of_map(method, own_map)}
     said |= {"CRITERION": criterion_of(method), "PROTECT_TOP": method.get("protect_top")}
     if method.get("held_out_question_ids") and analysed:
         said["FOLD"] = fold_of(method, [question["id"] for question in analysed])
@@ -128,7 +132,8 @@ def active_values(active: dict) -> Values:
 def records_of(folder: Path, manifest: dict, sources: Sources) -> Iterable[tuple[object, Values]]:
     """Yield each record of a release and the settings that it holds; sources: paths by kind and name."""
     if metadata := find_evidence(folder, METADATA_NAME):
-        yield METADATA_NAME, chosen_values(metadata, sources["origins"].get("statistics"))
+        origins = sources["origins"]
+        yield METADATA_NAME, chosen_values(metadata, origins.get("statistics"), origins.get(OWN_MAP_PLACE))
     yield "the files of the release", quantised_values(manifest, sources)
     for path, record in used_quants(sources):
         yield path, recipe_values(record)
@@ -145,6 +150,7 @@ def records_of(folder: Path, manifest: dict, sources: Sources) -> Iterable[tuple
         yield FINDINGS_NAME, {"DOMAIN_COLUMN": column, "OTHER_MAPS": " ".join(maps) or None}
     active, quality = find_evidence(folder, ACTIVE_NAME), find_evidence(folder, QUALITY_NAME)
     if manifest["kind"] != CHECKPOINT:
+        check_assistant_given(sources)
         yield DRAFT_NAME, draft_values(find_evidence(folder, DRAFT_NAME))
         # Of all chats that may be taken, losses leave out what the calibration text holds, so these may be fewer.
         yield ACTIVE_NAME, {**(active_values(active) if active else {}), **({"QUALITY_CHATS": None} if quality else {})}

@@ -11,6 +11,7 @@ from pathlib import Path
 from files.input_errors import sha256_file
 from files.option_types import VERSION_FILE
 from quants.recipes import RECIPES, TARGET_SIZE
+from release.given_places import draft_place
 from release.make_settings import ASKED, CHOSE, PROTOCOL_SETTINGS, question_setting
 from release.names import NAME, is_base
 from release.question_roles import check_role
@@ -22,7 +23,7 @@ OWN_QUESTIONS = {f"{PROJECT_DATA}/{part}_questions.csv" for part in ("calibratio
 
 RECORDED = {
     # The metadata of the drop, and the statistics.
-    *("KEEP", "CRITERION", "PROTECT_TOP", "DOMAINS", "RECONSTRUCTION", "ALLOW_EMPTY_REASONING", "FOLD"),
+    *("KEEP", "CRITERION", "PROTECT_TOP", "DOMAINS", "RECONSTRUCTION", "ALLOW_EMPTY_REASONING", "FOLD", "DROP_MAP"),
     *("CALIBRATION", "NO_IMATRIX", "MMPROJ", "SENSITIVITY_CHATS", "OLLAMA_PARAMS", "CD_CUTS", *OF_CD),
     *("EVAL_QUANT", "SAMPLES", "SCORED", *PROTOCOL_SETTINGS),
     *("QUALITY_CHATS", "QUALITY_SCORE", "LOOP_QUANTS", "LOOP_SEEDS", "LOOP_TOKENS", "DOMAIN_COLUMN", "OTHER_MAPS"),
@@ -37,7 +38,6 @@ NAMED = {
     "MODEL": re.compile(rf"({NAME.pattern}/)?{NAME.pattern}"),  # a Hub id, or a place
     CHOSE: PLACE,
     ASKED: PLACE,
-    "DROP_MAP": PLACE,
     "DRAFT": re.compile(rf"(({NAME.pattern}|{PROJECT_DATA})/)?{NAME.pattern}|"),  # emptied: none
     "QUANTS": re.compile(rf"({TYPE})( ({TYPE}))*"),
 }
@@ -77,6 +77,13 @@ def plain_place(value: str) -> str:
     return value if str(path.parent) == PROJECT_DATA else path.name
 
 
+def published_place(name: str, value: str, sources: Sources) -> str | None:
+    """Return a place or a name that was given as it may be published, None where it is not that of the release."""
+    if name == "DRAFT" and value:
+        return draft_place(value, sources)
+    return value if name in OF_HUB and is_base(value) else plain_place(value)
+
+
 def is_own(place: str, digests: dict[str, str]) -> bool:
     """Tell whether a question file of a release is the project's own at a place; digests: sha256 by file name."""
     own = VERSION_FILE.parent / place
@@ -92,8 +99,7 @@ def recorded_settings(folder: Path, manifest: dict, sources: Sources) -> dict[st
         if files := question_setting(setting, manifest["inputs"].get("roles") or {}):
             kept[setting] = files[0]
     for name, value in manifest["settings"].items():
-        if name in NAMED:
-            place = value if name in OF_HUB and is_base(value) else plain_place(value)
+        if name in NAMED and (place := published_place(name, value, sources)) is not None:
             if name not in kept or not named_wrongly(name, place, manifest, said):
                 kept[name] = place
     kept = {name: value for name, value in kept.items() if not named_wrongly(name, value, manifest, said)}
@@ -111,7 +117,7 @@ def named_wrongly(name: str, value: str, manifest: dict, said: dict[str, str]) -
         return wrong or (None if ours else f"{name} without a folder")
     if not NAMED[name].fullmatch(value):
         return f"{name} to be a plain name"
-    no_record = {"DROP_MAP": "CRITERION" in said, "DRAFT": "DRAFT_TYPE" not in said, "QUANTS": not manifest["records"]}
+    no_record = {"DRAFT": "DRAFT_TYPE" not in said, "QUANTS": not manifest["records"]}
     if name == "DRAFT" and not value and "DRAFT_TYPE" in said:
         return "the DRAFT that the draft model was made of"
     return f"no {name}, of which the release has no record" if value and no_record.get(name) else None
@@ -128,6 +134,8 @@ def said_differences(folder: Path, manifest: dict, sources: Sources) -> list[tup
             found.append(("settings of make", name))
         elif wrong := named_wrongly(name, value, manifest, said):
             found.append((wrong, value))
+        elif name == "DRAFT" and value and draft_place(value, sources) != value:
+            found.append(("the DRAFT that the draft model was made of", value))
         elif name not in NAMED and (name not in RECORDED or name not in said):
             found.append((f"no {name}, of which the release has no record", value))
         elif name not in NAMED and value != said[name]:

@@ -15,7 +15,7 @@ from chats.texts_again import texts_digest
 from check_release import outcome_of
 from conftest import DEMO
 from files.input_errors import InputError, sha256_file
-from gates.gates import records_gate
+from gates.gates import build_gate, records_gate
 from gates.lineage import Lineage
 from gates.made_again import known_quants
 from gates.remade_gates import draw_pictures_again
@@ -86,6 +86,25 @@ def test_a_release_holds_its_draft_model_and_says_what_it_gains(release, measure
     assert not outcome.deviations and "drafted tokens accepted" in outcome.looked_at
     draw_pictures_again(found, ["active-experts.png"], tmp_path)
     assert sha256_file(tmp_path / "active-experts.png") == sha256_file(release / "active-experts.png")
+
+
+def test_a_card_names_the_assistant_of_the_draft_model_and_no_other(pruned_demo, measured, tmp_path, refusal):
+    mine, other = (Path(shutil.copytree(DEMO / "assistant", tmp_path / name)) for name in ("mine", "me-other"))
+    (other / "config.json").write_text((other / "config.json").read_text() + " ")
+
+    def drafted(given: str, place: Path, number: int) -> list[object]:
+        more = [*arguments(measured), "--settings", f"DRAFT={given}", "--assistant", place]
+        return release_arguments(pruned_demo, tmp_path / str(number), *more, quants=("Q8_0",))
+
+    of_mine = [(f"{mine}", "mine"), ("data/demo/assistant", "data/demo/assistant"), ("me/other", "DIRECTORY")]
+    for number, (given, said) in enumerate([*of_mine, ("data/demo/mine", "mine"), ("google/mine", "mine")]):
+        call(build_release.main, *drafted(given, mine, number))
+        assert f"DRAFT={said} " in (tmp_path / str(number) / "README.md").read_text()
+    words = ("me-other: expected the assistant of the draft model, digest", "make the draft model of this one")
+    refusal(build_release.main, drafted("data/demo/assistant", other, 9), *words)
+    found = checked(tmp_path / "0")
+    found.manifest["settings"]["DRAFT"] = "me/other"
+    assert any("expected the DRAFT that the draft model was made of" in line for line in build_gate(found).deviations)
 
 
 def test_a_changed_or_missing_draft_model_fails_its_gate(release):

@@ -77,6 +77,22 @@ def test_an_own_map_goes_all_the_way_to_a_release(pruned_demo, inputs, tmp_path,
     assert label in GATES["in-sample"](checked).deviations[0]
 
 
+def test_a_card_names_the_map_that_was_given_and_no_other(pruned_demo, inputs, tmp_path, refusal):
+    layers = {layer: entry["drop"] for layer, entry in read_json(pruned_demo / "map.json")["layers"].items()}
+    mine = drop_by(inputs, layers, inputs / "checkpoint")
+    named = ["--settings", "DROP_MAP=best.json", "--own-map"]
+    card = build(inputs, tmp_path / "GGUF", *named, mine, quants=("Q6_K",))
+    assert "DROP_MAP=mine.json" in card and "best.json" not in card
+    write_json(tmp_path / "best.json", dict(reversed(layers.items())))
+    arguments = release_arguments(inputs, tmp_path / "other", *named, tmp_path / "best.json", quants=("Q6_K",))
+    refusal(build_release.main, arguments, "best.json: expected the drop map that was given, sha256", "give that one")
+    (tmp_path / "best.json").unlink()
+    refusal(build_release.main, arguments, "best.json: expected what was given", "found nothing")
+    mine.unlink()  # the name was held to it while it was there
+    checked = Checked(tmp_path / "GGUF", read_manifest(tmp_path / "GGUF"), read_sources(tmp_path / "GGUF"))
+    assert not GATES["build"](checked).deviations
+
+
 def test_a_run_that_was_given_another_map_is_refused(pruned_demo, inputs, tmp_path, refusal):
     """The label of its score would be by questions that this build's map does not name."""
     layers = {layer: entry["drop"] for layer, entry in read_json(pruned_demo / "map.json")["layers"].items()}

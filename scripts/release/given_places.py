@@ -1,0 +1,64 @@
+"""The drop map and the assistant that a releaser gives by their places, held against the records of what was made.
+
+A card's command names them, and a name alone could be anybody's. One that has gone since is not compared: the release's
+manifest is sealed, and was made while it was there.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from checkpoints.checkpoint import source_digest
+from files.input_errors import InputError, sha256_file
+from files.json_records import read_record
+from files.option_types import VERSION_FILE
+from quants.draft_record import DraftRecord, is_draft
+from quants.quant_record import record_path
+from release.manifest import DIGITS
+from release.names import is_hub_id, is_plain
+
+OWN_MAP_PLACE, ASSISTANT_PLACE = "own map", "assistant"  # in the sources of a release
+OWN_ASSISTANT = "data/demo/assistant"  # the project's
+Sources = Mapping[str, Mapping[str, Path]]
+
+
+def name_of_map(method: Mapping, place: Path | None) -> str | None:
+    """Return the name of the drop map that was given, None where it is not known or none that a card can print.
+
+    method: of the drop's metadata. Raises InputError for another map than that of which they have the digest.
+    """
+    known = str(method.get("own_map", {}).get("sha256"))
+    if place is None:
+        return None
+    if place.is_file() and (found := sha256_file(place)) != known:
+        advice = "give that one as DROP_MAP, or drop by this one (REPLACE=choice)"
+        raise InputError(place, f"the drop map that was given, sha256 {known[:DIGITS]}", found[:DIGITS], advice)
+    return name if is_plain(name := place.resolve().name) else None
+
+
+def draft_digest(sources: Sources) -> str:
+    """Return the digest of the assistant that a release's draft model was made of, "" without one."""
+    drafts = [path for path in sources["copies"].values() if is_draft(path)]
+    return read_record(record_path(drafts[0]), DraftRecord)["source_sha256"] if drafts else ""
+
+
+def check_assistant_given(sources: Sources) -> None:
+    """Raise InputError for another assistant than that of which the draft model was made."""
+    place, known = sources["origins"].get(ASSISTANT_PLACE), draft_digest(sources)
+    if place and place.is_dir() and (found := source_digest(place)) != known:
+        advice = "give that one as DRAFT, or make the draft model of this one (REPLACE=draft)"
+        raise InputError(place, f"the assistant of the draft model, digest {known[:DIGITS]}", found[:DIGITS], advice)
+
+
+def draft_place(given: str, sources: Sources) -> str | None:
+    """Return how a card says where a draft model is from, None where it was not made of what is given.
+
+    A Hub id stands for the folder that make fetches it into. Only the project's own assistant has a folder.
+    """
+    if not (place := sources["origins"].get(ASSISTANT_PLACE)):
+        return None
+    name, own = place.resolve().name, VERSION_FILE.parent / OWN_ASSISTANT
+    if given == OWN_ASSISTANT and own.is_dir() and source_digest(own) == draft_digest(sources):
+        return given
+    if is_hub_id(given) and given.replace("/", "-") == name:
+        return given
+    return name if Path(given).name == name and is_plain(name) else None
