@@ -85,12 +85,13 @@ def tokenizer_identity(tokenizer: str) -> str:
 
 def identity(args: argparse.Namespace, protocol: Protocol) -> dict:
     """Return the content of run.json: what makes this run another than the next one."""
+    read_from = read_json(args.run / TASK_FOLDER / READ_FROM)
     return {
         "name": args.name,
         "gguf_sha256": evaluated_sha256(args.gguf),
         "protocol_sha256": protocol.digest,
         "questions_sha256": held_sha256(args.run / TASK_FOLDER / FROZEN),
-        "question_file_sha256": read_json(args.run / TASK_FOLDER / READ_FROM).get("question_file_sha256"),
+        **{key: read_from.get(key) for key in ("question_file_sha256", "examples_file_sha256")},
         "protocol": asdict(protocol),
     }
 

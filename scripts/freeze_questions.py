@@ -99,7 +99,8 @@ def main(argv: list[str] | None = None) -> None:
     check_unanswered(args.output, content, f"the questions of {args.questions} by seed {args.seed}")
     examples = examples_of(args.examples, task, args.task)
     files = {task.questions: args.output.resolve() / FROZEN}  # absolute: lm-eval reads it from another directory
-    write_json(args.output / READ_FROM, {"question_file_sha256": sha256_file(args.questions)})
+    read_from = {"question_file_sha256": args.questions, "examples_file_sha256": args.examples}
+    write_json(args.output / READ_FROM, {key: sha256_file(path) for key, path in read_from.items() if path})
     write_lines(files[task.questions], documents)
     if examples:
         files[task.examples] = args.output.resolve() / SHOTS

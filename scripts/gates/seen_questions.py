@@ -24,6 +24,10 @@ MEASURED_ON_FILES: dict[str, type[Record]] = {
     ACTIVE_NAME: ActiveExperts,
 }
 OF_FILE = "the question file that it is of, as it was"
+OF_FILES = {
+    "question_file_sha256": OF_FILE,
+    "examples_file_sha256": "the few shots that it was asked with, as they were",
+}
 WRITE_AGAIN = "write its chats again (REPLACE=imatrix)"
 MADE_AGAIN = "make it of the file as it is now (REPLACE=eval, tasks, quality, draft or auto)"
 Rows = list[tuple[Path, Question]]  # the questions of several files
@@ -64,12 +68,17 @@ def chats_breaks(text: Path | None, files: Iterable[Path]) -> list[InputError]:
     return [InputError(text, f"{OF_FILE}, sha256 {known[:DIGITS]}", "another one", WRITE_AGAIN)]
 
 
-def file_breaks(records: Iterable[tuple[Path, type[Record]]], files: Iterable[Path]) -> list[InputError]:
-    """Each record is of one of these files as it is: else the digest of what nothing read would stand beside it."""
+def file_breaks(
+    records: Iterable[tuple[Path, type[Record]]], files: Iterable[Path], key: str = "question_file_sha256"
+) -> list[InputError]:
+    """Each record is of one of these files as it is: else the digest of what nothing read would stand beside it.
+
+    key: of the record, under which it has the digest of its file.
+    """
     digests = {sha256_file(path) for path in files}
-    read = {path: read_record(path, kind).get("question_file_sha256") for path, kind in records}
+    read = {path: read_record(path, kind).get(key) for path, kind in records}
     return [
-        InputError(path, f"{OF_FILE}, sha256 {known[:DIGITS]}", "another one", MADE_AGAIN)
+        InputError(path, f"{OF_FILES[key]}, sha256 {known[:DIGITS]}", "another one", MADE_AGAIN)
         for path, known in read.items()
         if known and known not in digests
     ]

@@ -50,7 +50,9 @@ def part_breaks(lineage: Lineage, name: str, own: dict[str, list[Path]], task: s
     for kind in ("questions", "examples"):  # the card's command names one of each
         if len(own[kind]) > 1:
             return [InputError(own[kind][1], f"one file of {kind} of {name}", f"{len(own[kind])}", EVALUATE)]
-    if changed := file_breaks([(run.parent / RUN, RunRecord) for run in own["run"]], own["questions"]):
+    runs = [(run.parent / RUN, RunRecord) for run in own["run"]]
+    changed = file_breaks(runs, own["questions"]) + file_breaks(runs, own["examples"], "examples_file_sha256")
+    if changed:
         return changed
     files = [*lineage.sources["questions"].values(), *own["questions"]] if task_of(task).is_gpqa else []
     return seen_breaks(files, seen_ids(lineage.sources))

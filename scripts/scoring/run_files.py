@@ -19,7 +19,7 @@ from scoring.score_records import ANSWERED_BY, Hardware
 from pydantic import Field, model_validator
 
 RUN, ANSWERS, PATCHED, LM_EVAL, TASK_FOLDER = "run.json", "answers.jsonl", "patched.json", "lm_eval", "task"
-# In the task's folder: the questions, the few shots, and of which file the questions are.
+# In the task's folder: the questions, the few shots, and of which files these are.
 FROZEN, SHOTS, READ_FROM = "frozen.jsonl", "examples.jsonl", "read_from.json"
 # How the patch step begins an answer, as the model card has it, how many tokens it asks for, and greedily.
 PREFILL, PREDICT_TOKENS, PATCH_TEMPERATURE = "The answer is (", 10, 0
@@ -41,6 +41,7 @@ class RunRecord(Record):
     protocol_sha256: Sha256
     questions_sha256: Sha256
     question_file_sha256: Sha256 | None = None  # of the whole file; older runs have none
+    examples_file_sha256: Sha256 | None = None  # likewise of the few shots
     protocol: dict
     hardware: list[Hardware] = []
     tools_sha256: list[Sha256] = []

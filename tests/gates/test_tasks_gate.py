@@ -16,7 +16,7 @@ from files.written_records import write_record
 from gates.checked import Checked, Outcome
 from gates.gates import build_gate, made_gate
 from gates.seals_gate import seals_gate
-from gates.tasks_gate import tasks_gate
+from gates.tasks_gate import part_breaks, tasks_gate
 from makers.made_up_evidence import write_base_record, write_run
 from makers.pruned_models import NAME
 from makers.release_copies import edit
@@ -146,6 +146,22 @@ def test_a_question_file_that_no_run_was_asked_is_refused(pruned_demo, scored, t
     given.insert(given.index("--quants"), f"questions={tmp_path / 'hard.jsonl'}")
     with pytest.raises(InputError, match=f"hard.jsonl: expected questions that {FOLDER} was asked, found others"):
         build(pruned_demo, tmp_path / f"{NAME}-GGUF", *given, quants=QUANTS)
+
+
+def test_the_few_shots_of_a_task_are_those_that_were_asked(released, scored, tmp_path):
+    """A column that no prompt has is not in the frozen ones."""
+    copy, shots = Path(shutil.copytree(scored, tmp_path / "scored")), tmp_path / "shots.jsonl"
+    shots.write_text('{"question": "What is 1 + 1?"}\n')
+    for run in (summary.parent / "run.json" for summary in runs_of(copy)):
+        run.write_text(json.dumps(read_json(run) | {"examples_file_sha256": sha256_file(shots)}))
+    lineage = Checked(released, read_manifest(released), read_sources(released)).lineage
+    own = {"run": runs_of(copy), "questions": [copy / "gsm8k.jsonl"], "examples": [shots]}
+    assert not part_breaks(lineage, FOLDER, own, TASK)
+    edit(shots, "}", ', "source": "a paper"}')
+    errors = part_breaks(lineage, FOLDER, own, TASK)
+    assert len(errors) == 6 and "run.json: expected the few shots that it was asked with, as they were" in str(
+        errors[0]
+    )
 
 
 def edit_scores(folder: Path, change: Callable[[dict], None]) -> None:

@@ -109,6 +109,8 @@ def test_one_subject_of_mmlu_pro_with_its_shots(score, tmp_path):
     examples = lines(tmp_path / "shots.jsonl", [mmlu_row(100 + n, "C") for n in range(5)] + [mmlu_row(7, "A", "law")])
     summary = score("mmlu_pro_computer_science", told, questions, EXAMPLES=examples)
     run, task = tmp_path / "run", tmp_path / "run/task"
+    assert read_run(run)["question_file_sha256"] == sha256_file(questions)
+    assert read_run(run)["examples_file_sha256"] == sha256_file(examples)
     answers, protocol = read_answers(run / "answers.jsonl"), recorded_protocol(run, read_run(run)["protocol"])
     for document in read_frozen(task):
         digest = request_digest(document, protocol, read_shots(task))
