@@ -270,8 +270,7 @@ def score_limits(release: Release) -> list[str]:
         found.append("The scored questions also chose the experts, so the score may flatter the choice.")
     if release.held_and_scored:
         held = f"{HELD_BY_CALIBRATION} ({release.held_and_scored} of {len(scores['question_ids'])})"
-        # Of a scored file that is not released only other records tell how it was made.
-        by_text = release.records.get(row["gguf"], {"imatrix_sha256": "not known"})["imatrix_sha256"]
+        by_text = row["gguf"] not in release.inputs.get("plain", [])
         without = f"{held[0].upper()}{held[1:]}, but {code(row['gguf'])} was made without an importance matrix."
         found.append(f"In-sample in a second way: {held}." if by_text else without)
     elif release.held_and_scored is None and release.calibration:

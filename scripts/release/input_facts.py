@@ -4,7 +4,7 @@
 another one again, and how many it has. `roles`: the names of those that chose the
 experts, and of those that were asked, by the setting of make that gives them. `ranked`: the Record IDs of the
 statistics by which CD files have their types. `estimated`: those by whose losses AUTO files have them. `measured`:
-those on whose chats losses were measured. `by_hand`: what was done otherwise than make does it, in words.
+those on whose chats losses were measured. `plain`: the scored files that were made without an imatrix. `by_hand`: what was done otherwise than make does it, in words.
 `calibration`: of the imatrix record its text's name and digest and the imatrix's; and `held`, the Record IDs of the
 questions whose words the calibration text holds. `fetched`: of those files that a command of ours has fetched, by name,
 from where. `licence`: what the base's own card, if it is the one of the drop, or config names. None where they are not
@@ -41,7 +41,7 @@ from release.make_settings import ASKED, CHOSE
 from release.question_roles import measured_elsewhere, roles_of, unused_questions
 from release.seen_ids import estimated_ids, measured_ids, method_of, ranked_ids
 from release.task_files import task_copies, task_sources
-from release.used_quants import by_imatrix
+from release.used_quants import by_imatrix, used_quants
 from scoring.eval_protocol import DEFAULT_TASK
 from scoring.eval_tasks import MMLU_PRO_SHOTS, task_of
 from scoring.lm_eval_samples import read_frozen, read_shots
@@ -199,6 +199,15 @@ def counted_ids(
     return found
 
 
+def plain_files(sources: dict[str, dict[str, Path]]) -> list[str]:
+    """Return the names of this model's scored files that were made without an imatrix, released or not."""
+    if SCORES_NAME not in sources["copies"]:
+        return []
+    plain = {record["sha256"] for _, record in used_quants(sources) if not record["imatrix_sha256"]}
+    rows = read_record(sources["copies"][SCORES_NAME], Scores)["rows"]
+    return sorted({row["gguf"] for row in rows if row["gguf_sha256"] in plain})
+
+
 def input_facts(sources: dict[str, dict[str, Path]]) -> dict[str, Any]:
     """Return the facts of a release's sources (paths by kind and name): of questions, calibration and licence."""
     questions = list(sources["questions"].values())
@@ -221,6 +230,7 @@ def input_facts(sources: dict[str, dict[str, Path]]) -> dict[str, Any]:
         **({"ranked": ids} if (ids := ranked_ids(sources)) else {}),
         **({"estimated": ids} if (ids := estimated_ids(sources, questions)) else {}),
         **({"measured": ids} if (ids := measured_ids(sources, questions)) else {}),
+        **({"plain": names} if (names := plain_files(sources)) else {}),
         **({"by_hand": words} if (words := by_hand(sources, elsewhere, left)) else {}),
         "calibration": calibration_facts(origins["imatrix"], origins.get("calibration"), questions)
         if by_imatrix(sources)

@@ -1,5 +1,6 @@
 """How a card says to make its files again: the command, and what is known of the calibration text."""
 
+import json
 import re
 import shlex
 from dataclasses import replace
@@ -11,11 +12,13 @@ from cards.made_texts import release_of
 from choice.ranking import choose_questions
 from conftest import DEMO, REPO
 from files.input_errors import InputError, sha256_file
+from files.json_records import read_json
 from gates.checked import Checked
 from gates.gates import GATES
 from makers.made_up_evidence import write_scores
 from makers.pruned_models import BASE, KEPT, NAME, first_ids
 from makers.release_inputs import build, shared_release
+from release.input_facts import plain_files
 from release.make_settings import fold_of
 from release.manifest import read_manifest
 from release.recorded_settings import shares
@@ -45,12 +48,22 @@ def test_a_card_has_the_digests_of_the_base_and_of_the_scored_files(release):
 def test_a_score_is_in_sample_by_a_text_only_where_the_imatrix_made_the_file(release):
     held = release.inputs | {"calibration": {"calibration": "a.txt", "held": release.scores["question_ids"]}}
     name = release.row["gguf"]
-    for digest, begin in (("0" * 64, "In-sample in a second way: the"), (None, "The")):
-        records = release.records | {name: release.records.get(name, release.example) | {"imatrix_sha256": digest}}
-        text = limits_section(replace(release, inputs=held, records=records))
+    for plain, begin in (([], "In-sample in a second way: the"), ([name], "The")):
+        text = limits_section(replace(release, inputs=held | {"plain": plain}))
         assert f"- {begin} calibration text holds the scored questions" in text
-        assert (f"but `{name}` was made without an importance matrix" in text) == (digest is None)
-    assert "In-sample in a second way" in limits_section(replace(release, inputs=held, records={}))  # not known
+        assert (f"but `{name}` was made without an importance matrix" in text) == bool(plain)
+
+
+@pytest.mark.parametrize("released", ["Q6_K", "Q4_K_M"])
+def test_how_a_scored_file_was_made_is_known_where_it_is_not_released(pruned_demo, tmp_path, released):
+    folder = shared_release(pruned_demo)
+    sources = read_sources(folder)
+    place = sources["records"][f"{NAME}-Q6_K.gguf"]
+    plain = tmp_path / place.name
+    plain.write_text(json.dumps(read_json(place) | {"imatrix_sha256": None}))
+    for record, names in ((place, []), (plain, [f"{NAME}-Q6_K.gguf"])):
+        records = {released: record if released == "Q6_K" else sources["records"][f"{NAME}-Q4_K_M.gguf"]}
+        assert plain_files(sources | {"records": records, "quants": {"0": record}}) == names
 
 
 @pytest.mark.parametrize(
