@@ -15,8 +15,12 @@ NOT_IN_THE_COMMAND = ("RUN", "MODEL")  # the first has its own sentence, the oth
 
 
 def full_name(release: Release) -> str | None:
-    """Return the full model's name in tables and files, None where nothing was scored: it need not be the base's."""
-    return release.scores["rows"][0]["name"] if release.scores else None
+    """Return the full model's name in tables and files, which need not be the base's; None where no record has it."""
+    rows = [scores["rows"][0] for scores in ([release.scores] if release.scores else []) + [*release.tasks.values()]]
+    names = [row["name"] for row in [*rows, *(release.draft or {}).get("models", [])]]
+    ggufs = [row["gguf"] for row in (release.loops or {}).get("rows", [])]
+    names += [gguf.removesuffix(f"-{type_of_name(gguf)}.gguf") for gguf in ggufs]
+    return next((name for name in names if name != release.name), None)
 
 
 def variables_of(release: Release) -> dict[str, object]:

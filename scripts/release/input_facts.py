@@ -4,7 +4,8 @@
 another one again, and how many it has. `roles`: the names of those that chose the
 experts, and of those that were asked, by the setting of make that gives them. `ranked`: the Record IDs of the
 statistics by which CD files have their types. `estimated`: those by whose losses AUTO files have them. `measured`:
-those on whose chats losses were measured. `plain`: the scored files that were made without an imatrix. `by_hand`: what was done otherwise than make does it, in words.
+those on whose chats losses were measured. `plain`: the scored files that were made without an imatrix.
+`by_hand`: what was done otherwise than make does it, in words.
 `calibration`: of the imatrix record its text's name and digest and the imatrix's; and `held`, the Record IDs of the
 questions whose words the calibration text holds. `fetched`: of those files that a command of ours has fetched, by name,
 from where. `licence`: what the base's own card, if it is the one of the drop, or config names. None where they are not

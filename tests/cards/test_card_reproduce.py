@@ -6,7 +6,7 @@ import shlex
 from dataclasses import replace
 from pathlib import Path
 
-from cards.card_reproduce import builds_text, calibration_text, reproduce_section
+from cards.card_reproduce import builds_text, calibration_text, full_name, reproduce_section
 from cards.card_sections import Release, limits_section, method_section
 from cards.made_texts import release_of
 from choice.ranking import choose_questions
@@ -103,6 +103,16 @@ def test_the_command_to_reproduce_names_all_that_differs(release):
     row, *others = release.scores["rows"]
     named = replace(release, scores=release.scores | {"rows": [row | {"name": "full"}, *others]})
     assert "NAME=full " in reproduce_section(named)  # as its files and rows are called
+    of_full, of_pruned = {"name": "full", "gguf": "full-CD-Q4_K_M.gguf"}, {"name": NAME, "gguf": f"{NAME}-Q8_0.gguf"}
+    bare = replace(release, scores=None)
+    assert full_name(bare) is None
+    for records in (
+        {"draft": {"models": [of_full, of_pruned]}},
+        {"loops": {"rows": [of_full, of_pruned]}},
+        {"tasks": {"a": {"rows": [of_full, of_pruned]}}},
+    ):
+        assert full_name(replace(bare, **records)) == "full"
+    assert full_name(replace(bare, draft={"models": [of_pruned]})) is None
     assert {*words["QUANTS"].split()} == {record["type"] for record in release.records.values()}
     method = {**release.metadata["method"], "held_out_question_ids": ["a", "b"]}
     held_out = replace(release, base="some model", metadata={**release.metadata, "method": method})
