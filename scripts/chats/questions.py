@@ -40,6 +40,8 @@ SAYS_NOTHING = re.compile(r"[\s()\[\]{}^]+", re.ASCII)
 UNKNOWN = "?"  # a sign that may be any, or none
 UNSEEN = "_"  # in the place of what is no letter, and may be seen as a blank or as nothing
 GAP = re.compile(r"([\W_]+)")  # between words
+NUMBER_EDGE = re.compile(r"(?<=\d)(?=[^\W\d_])|(?<=[^\W\d_])(?=\d)")  # between a digit and a letter
+JOINED = ("Lu", "Ll", "Lt", "Nd")  # what makes one word with others of its kind: letters with case, and digits
 SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -79,9 +81,9 @@ class Question:
 class Words:
     """The words of a text in a row, case and punctuation aside: by them a question is known again elsewhere.
 
-    signs: those between two numbers, by their place in the row; edges: where words begin and end. Equal are words whose
-    letters are, if no known sign tells them apart: 4 - 2 and 4 / 2 are two questions, 4 - 2 and 4 − 2 are one. So is
-    4 ? 2 with any sign that is not known, since a question that looks seen harms less than one that looks held out.
+    signs: those between two numbers, by their place in the row; edges: where words may begin and end. Equal are words
+    whose letters are, if no known sign tells them apart: 4 - 2 and 4 / 2 are two questions, 4 - 2 and 4 − 2 are one. So
+    is 4 ? 2 with any sign that is not known, since a question that looks seen harms less than one that looks held out.
     """
 
     letters: str
@@ -119,15 +121,29 @@ def words_of(text: str) -> Words:
     """Return the words of a text: of letters that are written in two ways (NFKD), and of dashes, one.
 
     Marks on letters count as none: a sign that nobody sees can keep them apart from their letter. What nobody sees
-    also ends a word, as a blank does, since some show a blank. Within a word that changes nothing.
+    also ends a word, as a blank does, since some show a blank. Within a word that changes nothing. Words also end
+    between a letter and a digit, and beside whatever is neither a letter with case nor a digit: 问Is, ①Is, ¹Is.
     """
-    parts = GAP.split(_plain(text))
+    parts = GAP.split(NUMBER_EDGE.sub(" ", _plain(_apart(text))))
     words, gaps = parts[::2], parts[1::2]
     ends = [*accumulate(map(len, words))]
     beside = zip(ends, words, gaps, words[1:])
     between = {end: gap for end, left, gap, right in beside if left[-1:].isdigit() and right[:1].isdigit()}
     signs = {end: sign for end, gap in between.items() if (sign := _sign_in(gap))}
     return Words("".join(words), signs, frozenset({0, *ends}))
+
+
+def _apart(text: str) -> str:
+    """Return a text with blanks around what makes no word with its neighbours, or is one sign for several letters."""
+    if text.isascii():
+        return text
+    return text.translate({ord(character): f" {character} " for character in {*text} if not _is_joined(character)})
+
+
+def _is_joined(character: str) -> bool:
+    # A tag such as <circle> is of a letter or digit that stands as a sign: in another form, or raised.
+    is_sign = unicodedata.decomposition(character).startswith("<")
+    return character.isascii() or (unicodedata.category(character) in JOINED and not is_sign)
 
 
 def _plain(text: str) -> str:

@@ -303,6 +303,22 @@ def test_what_nobody_sees_is_a_blank_or_nothing(sign):
     assert known_by(f"→{sign}?") == known_by("→?")
 
 
+@pytest.mark.parametrize("sign", "① ⒈ ⑴ ¹ ₁ ½ Ⓐ ⓐ 🄐 ™ ℡ ℹ ª º Ⅳ ㆍ ᵃ 问 あ 가 א ا ก 5 ٥ １ 𝟏 ㎏ 𝐈".split(" "))
+def test_a_few_letters_are_held_beside_what_makes_no_word_with_them(sign):
+    """Python takes each of these for a letter or a digit."""
+    assert held_texts(["Is 17 a prime?"], f"The test asks: {sign}Is 17 a prime{sign}? yes.") == [True]
+    assert held_texts(["an art"], f"pan art{sign}, {sign}an artist") == [False]
+    assert words_of(f"What is{sign}it?") == words_of(f"What is {sign} it?")
+
+
+def test_letters_with_case_make_one_word_in_any_alphabet():
+    for before, after in (("λ", "λ"), ("Ж", "ж"), ("þ", "ß"), ("th", "d")):
+        assert held_texts(["Is 17 a prime?"], f"{before}Is 17 a prime, is 17 a prime{after}") == [False]
+    assert held_texts(["Has 17 a divisor?"], "117 has 17 a divisor? Has 17 a divisor") == [True]
+    assert held_texts(["Is it 7"], "is it 72, is it ٧7 or is it 7٧?") == [False]
+    assert words_of("What is 10² - 5?") == words_of("What is 102 - 5?") != words_of("What is 10-2-5?")
+
+
 def test_letters_that_are_written_in_two_ways_are_one():
     for other in ("Schro\u0308dinger\u2019s", "Schro\u034f\u0308dinger\u02bcs", "Schr\u00f6dingers"):
         assert words_of(other) == words_of("Schr\u00f6dinger's")
