@@ -174,14 +174,15 @@ def analysed_breaks(lineage: Lineage, method: dict) -> Breaks:
     pairs: list[tuple[str, object, object]] = []
     if method:
         pairs.append(("questions with sha256", metadata["questions_sha256"], method.get("questions_sha256")))
-    if analysed_checkpoint := metadata.get("source_sha256"):  # statistics of an older version have none
-        dropped = read_metadata(lineage.metadata_path)["source"].get("source_sha256")
-        pairs.append(("the checkpoint that the experts were dropped from, sha256", dropped, analysed_checkpoint))
+    # Statistics of an older version have no such digest, and could be of any checkpoint with the same samples.
+    dropped = read_metadata(lineage.metadata_path)["source"].get("source_sha256")
+    what = "the checkpoint that the experts were dropped from, sha256"
+    pairs.append((what, dropped, metadata.get("source_sha256")))
     for path in files:
         asked = [q for q in load_questions(path, metadata.get("seed", QUESTION_SEED)) if q.record_id in analysed]
         if {question.record_id: question.digest for question in asked} == analysed:
             pairs.append(("questions with sha256", question_set_digest(asked), metadata["questions_sha256"]))
-            pairs += [("the question file as it is, sha256", digests[path], read)] if read else []
+            pairs.append(("the question file as it is, sha256", digests[path], read))
             empty = {question["id"] for question in metadata["questions"] if question.get("empty_reasoning")}
             mine = {question.record_id for question in asked if not question.explanation}
             pairs.append(("questions without a reasoning:", sorted(mine), sorted(empty)))

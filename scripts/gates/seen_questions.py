@@ -77,11 +77,14 @@ def file_breaks(
     """
     digests = {sha256_file(path) for path in files}
     read = {path: read_record(path, kind).get(key) for path, kind in records}
-    return [
+    found = [
         InputError(path, f"{OF_FILES[key]}, sha256 {known[:DIGITS]}", "another one", MADE_AGAIN)
         for path, known in read.items()
         if known and known not in digests
     ]
+    # A record of an older version names none: an exchanged file would look read.
+    unnamed = [path for path, known in read.items() if digests and not known]
+    return found + [InputError(path, f"the sha256 of {OF_FILES[key]}", "none", MADE_AGAIN) for path in unnamed]
 
 
 def id_breaks(rows: Rows) -> list[InputError]:

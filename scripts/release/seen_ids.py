@@ -50,8 +50,8 @@ def estimated_ids(sources: Sources, files: Iterable[Path]) -> list[str]:
 
 
 def is_file_of(record: Mapping, questions: Path) -> bool:
-    """Tell whether a record may be of a question file as it is now; one of an older version does not say of which."""
-    return record.get("question_file_sha256") in (None, sha256_file(questions))
+    """Tell whether a record is of a question file as it is now; one of an older version does not say of which."""
+    return record.get("question_file_sha256") == sha256_file(questions)
 
 
 def quality_chats(sources: Sources, method: dict, questions: Path) -> list[Question]:

@@ -124,6 +124,10 @@ def of_record(file: str, **changes: object) -> Callable[[Build], None]:
             lambda build: of_metadata_of_statistics(build, lambda m: m.update(source_sha256="4" * 64)),
             "statistics.safetensors: expected the checkpoint that",
         ),
+        (
+            lambda build: of_metadata_of_statistics(build, lambda m: m.pop("source_sha256")),
+            "statistics.safetensors: expected the checkpoint that",
+        ),
         (of_other_tokens, "by the checkpoint's tokenizer, sha256"),
         (of_other_tokens_and_an_own_map, "by the checkpoint's tokenizer, sha256"),
         (of_no_tokens, "found None; run `make analyze REPLACE=statistics`"),

@@ -106,7 +106,7 @@ def test_a_reasoning_counts_in_whichever_file_it_stands(tmp_path):
 def test_the_file_of_a_measurement_is_as_it_was_read(build, tmp_path):
     checked, measured = build.checked, tmp_path / QUALITY_NAME
     place = checked.sources["questions"]["0"]
-    for digest, count in ((sha256_file(place), 0), ("0" * 64, 1)):
+    for digest, count in ((sha256_file(place), 0), ("0" * 64, 1), (None, 1)):  # None: of an older version
         content = read_json(build.evidence / QUALITY_NAME) | {"question_file_sha256": digest}
         measured.write_text(json.dumps(content))
         checked.sources["copies"][QUALITY_NAME] = measured
@@ -119,6 +119,9 @@ def test_the_file_that_was_asked_is_as_it_was_read(build):
     build.change(build.own / "run.json", lambda run: run.update(question_file_sha256="0" * 64))
     (error,) = read_breaks(build.checked.sources)
     assert "run.json: expected the question file that it is of, as it was, sha256" in str(error)
+    build.change(build.own / "run.json", lambda run: run.pop("question_file_sha256"))
+    (error,) = read_breaks(build.checked.sources)  # a run of an older version: an exchanged file would look asked
+    assert "run.json: expected the sha256 of the question file that it is of, as it was, found none" in str(error)
 
 
 def test_the_file_that_chose_is_as_it_was_read(build, tmp_path):
