@@ -45,6 +45,7 @@ from release.task_files import task_copies, task_sources
 from release.used_quants import by_imatrix, used_quants
 from scoring.eval_protocol import DEFAULT_TASK
 from scoring.eval_tasks import MMLU_PRO_SHOTS, task_of
+from scoring.frozen_questions import SHOT
 from scoring.lm_eval_samples import read_frozen, read_shots
 from scoring.run_files import TASK_FOLDER
 from scoring.score_records import SCORES_NAME, Scores
@@ -125,7 +126,8 @@ def shown_questions(sources: dict[str, dict[str, Path]], name: str, asked: list[
     """Return the questions of a further task that stand in its few shots, with their answers."""
     shots = read_shots(task_sources(sources, name)["run"][0].parent / TASK_FOLDER)[:MMLU_PRO_SHOTS]
     texts = list(map(question_of, asked))
-    return [text for text, held in zip(texts, held_texts(texts, "\n".join(shot["prompt"] for shot in shots))) if held]
+    said = "\n".join(f"{shot['prompt']}\n{shot.get(SHOT, '')}" for shot in shots)  # and answered
+    return [text for text, held in zip(texts, held_texts(texts, said)) if held]
 
 
 def words_of_document(document: dict) -> tuple[Words | str, ...]:

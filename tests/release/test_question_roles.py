@@ -172,6 +172,9 @@ def test_questions_of_a_further_task_in_the_calibration_text_are_counted(tmp_pat
     (tmp_path / "run/task/examples.jsonl").write_text(json.dumps({"prompt": f"Question: {asked} Answer: 13"}) + "\n")
     known = facts_of_tasks(sources, {"gsm8k": {"a.jsonl": "0" * 64}})
     assert known["shown"] == {"gsm8k": 2}
+    worked = {"prompt": "Question: Who?", "cot_content": f"They ask: {asked} It is 13."}
+    (tmp_path / "run/task/examples.jsonl").write_text(json.dumps(worked) + "\n")
+    assert facts_of_tasks(sources, {"gsm8k": {"a.jsonl": "0" * 64}})["shown"] == {"gsm8k": 2}
     assert known["held"] == {"gsm8k": 2} and known["repeated"] == {"gsm8k": 1}
 
 
