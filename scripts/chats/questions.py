@@ -30,6 +30,7 @@ MOST_QUESTIONS = 250_000  # of a file: a short row of it takes ten times its byt
 BATCH_ROWS = 16  # of a Parquet file, read at once
 QUESTION_SEED = 42  # default seed of the order of choices
 BLANK = re.compile("FILLER|BLANK")  # in the name of a letter or sign that is one, as of Hangul and Braille
+NOTHING = re.compile(f"{BLANK.pattern}|VARIATION SELECTOR|GRAPHEME JOINER")
 TELLING_LETTERS = 16  # so many of a text in a row are no accident
 ARITHMETIC = "+-*/=<>"  # signs that make two questions of one where one of them stands between two numbers
 # Others stand for them, and every dash (Unicode's category Pd) for a minus. This list need not be whole: a sign that is
@@ -172,6 +173,16 @@ def is_unseen(character: str) -> bool:
     return unicodedata.category(character) in ("Cf", "Mn", "Me", "Lm") or named_blank is not None
 
 
+def shows_nothing(text: str) -> bool:
+    """Tell whether a text is empty to a reader: of blanks and format signs. A mark alone can be an answer."""
+    return all(character.isspace() or _is_nothing(character) for character in text)
+
+
+def _is_nothing(character: str) -> bool:
+    named = NOTHING.search(unicodedata.name(character, ""))
+    return unicodedata.category(character) == "Cf" or named is not None
+
+
 def known_by(text: str) -> Words | str:
     """Return the words that a text is known by; of one of signs alone, these: a hyphen makes no other question."""
     words = words_of(text)
@@ -309,7 +320,7 @@ def load_questions(path: Path, seed: int) -> list[Question]:
             wanted = f"four different choices in question {number} ({row['Record ID']})"
             raise InputError(path, wanted, "a choice twice")
         generator.shuffle(choices)
-        explanation = row.get(EXPLANATION, "").strip()
+        explanation = "" if shows_nothing(row.get(EXPLANATION, "")) else row[EXPLANATION].strip()
         questions.append(
             Question(row["Record ID"], row["Question"], tuple(choices), choices.index(correct), explanation)
         )
@@ -322,7 +333,7 @@ def _check_text(path: Path, number: int, row: dict[str, str]) -> None:
     if any(map(SURROGATE.search, row.values())):
         raise InputError(path, f"text in question {number}", "a lone surrogate, which is half a character")
     for column in COLUMNS:
-        if not row[column].strip():
+        if shows_nothing(row[column]):
             raise InputError(path, f"a value of {column!r} in question {number}", "an empty field")
     for column in (*COLUMNS, EXPLANATION, DOMAIN):
         if control := STEERING.search(row.get(column, "")):

@@ -303,6 +303,17 @@ def test_what_nobody_sees_is_a_blank_or_nothing(sign):
     assert known_by(f"→{sign}?") == known_by("→?")
 
 
+@pytest.mark.parametrize("blank", [" ", "\u2800", "\u200b \u3164\ufe0f", ""])
+def test_a_text_that_shows_nothing_is_empty(few_questions, tmp_path, blank):
+    frame = pandas.read_csv(few_questions, dtype=str)
+    frame.assign(Explanation=blank).to_csv(tmp_path / "blank.csv", index=False)
+    assert {one.explanation for one in load_questions(tmp_path / "blank.csv", 42)} == {""}
+    assert not any(map(questions.shows_nothing, ("\u0301", "々", "-", "x")))
+    frame.assign(**{"Incorrect Answer 1": blank}).to_csv(tmp_path / "blank.csv", index=False)
+    with pytest.raises(InputError, match="a value of 'Incorrect Answer 1' in question 1, found an empty field"):
+        load_questions(tmp_path / "blank.csv", 42)
+
+
 @pytest.mark.parametrize("sign", "① ⒈ ⑴ ¹ ₁ ½ Ⓐ ⓐ 🄐 ™ ℡ ℹ ª º Ⅳ ㆍ ᵃ 问 あ 가 א ا ก 5 ٥ １ 𝟏 ㎏ 𝐈".split(" "))
 def test_a_few_letters_are_held_beside_what_makes_no_word_with_them(sign):
     """Python takes each of these for a letter or a digit."""
