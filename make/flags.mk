@@ -228,7 +228,7 @@ BUILD_RELEASE = $(PYTHON) scripts/build_release.py --name $(PRUNED_NAME) --base 
   $(RELEASE_RECORDS:%=--scores %) $(FINDINGS_FLAGS) \
   --siblings $(call siblings_of,$(notdir $(@D))) \
   --pictures $(CARD_PICTURES) --questions $(sort $(QUESTIONS) $(EVAL_QUESTIONS) $(DOMAIN_FILES)) \
-  --source $(FULL_SOURCE) --map $(DROP_MAP_FILE) \
+  --source $(FULL_SOURCE) --model-record $(MODEL_RECORD) --map $(DROP_MAP_FILE) \
   $(DROP_MAP:%=--own-map %) $(if $(DRAWN),--statistics $(STATS)) \
   $(call there,--sensitivity,$(SENSITIVITY)) \
   --f16 $(PRUNED_F16).json $(KNOWN_FULL) \

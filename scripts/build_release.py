@@ -257,7 +257,7 @@ def sources_of(args: argparse.Namespace) -> dict[str, dict[str, Path]]:
     origins |= {"imatrix": args.imatrix_record, "full imatrix": args.full_imatrix}
     origins |= {"full f16": args.full_f16, "source": args.source}
     origins |= {"loop answers": args.loop_answers, "loop prompts": args.loop_prompts}
-    origins |= {OWN_MAP_PLACE: args.own_map, ASSISTANT_PLACE: args.assistant}
+    origins |= {"model": args.model_record, OWN_MAP_PLACE: args.own_map, ASSISTANT_PLACE: args.assistant}
     origins |= {f"findings {name}": Path(path) for name, path in args.findings_from}
     return {
         "records": {gguf.name: record_path(gguf) for gguf in args.gguf},
@@ -319,6 +319,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--full-f16", type=Path, help="record of the full model's F16 file, which --scores and --quality need")
     source = "checkpoint of the full model, whose small files the pruned one has, and whose card the licence"
     add("--source", type=Path, required=True, help=source)
+    add("--model-record", type=Path, help="model.json of fetch_model.py, by which the build knows the full model")
     add("--imatrix-record", type=Path, help="record of the imatrix (imatrix.gguf.json), which names its text")
     add("--full-imatrix", type=Path, help="record of the full model's imatrix, which scores of its quants need")
     add("--calibration", type=Path, help="calibration text of the imatrix, in which the questions are looked for")
@@ -403,8 +404,9 @@ def main(argv: list[str] | None = None) -> None:
     check_names(args.owner, args.repository, args.siblings)
     check_plain_names(args)
     check_given_words(args)
-    if gone := next((place for place in (args.own_map, args.assistant) if place and not place.exists()), None):
-        raise InputError(gone, "what was given to make the release of", "nothing")
+    made_of = (args.model_record, args.own_map, args.assistant)
+    if gone := next((place for place in made_of if place and not place.exists()), None):
+        raise InputError(gone, "what the release was made of", "nothing")
     evidence = (args.metadata, args.scores, args.quality, args.findings, args.draft, args.draft_results)
     inputs = (*args.gguf, *args.mmproj, args.checkpoint, *evidence)
     check_apart([path for path in inputs if path], [args.output])

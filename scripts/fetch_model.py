@@ -3,7 +3,7 @@
 
 Inputs:  a directory, or a Hub id OWNER/NAME; with --assistant of an assistant, which drafts for a model.
 Output:  DIR, a link to the directory or the downloaded snapshot; with --record a JSON file that knows the model by the
-         digests of its config and weights (schema: ModelRecord).
+         digests of its config and weights (schema: checkpoints/model_record.py).
 Example: .venv/bin/python scripts/fetch_model.py --model data/demo/model --output build/try/checkpoint
 
 A model is known by its digests and not by where it lies. A record that is there already is only compared: a moved or
@@ -15,16 +15,16 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar
 
 from chats.chat_tokenizer import load_tokenizer
 from checkpoints.assistant import check_assistant
 from checkpoints.checkpoint import read_checkpoint, read_config, weights_digest
+from checkpoints.model_record import ModelRecord
 from checkpoints.moe_families import expert_tensors, family_of, shape_of
 from choice.drop_metadata import check_full
 from files.deadline import MODEL_SECONDS, within
 from files.input_errors import InputError, sha256_file
-from files.json_records import Record, read_record
+from files.json_records import read_record
 from files.option_types import command_parser, named_path
 from files.safe_files import check_apart, run
 from files.written_records import write_record
@@ -37,17 +37,6 @@ PATTERNS = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "README.md
 
 
 SHOWN_DIGITS = 12
-
-
-class ModelRecord(Record):
-    """What a folder of outputs was made from: the model's family, its layers with experts and its digests."""
-
-    what: ClassVar[str] = "the record of a full model"
-    model_type: str
-    experts: int
-    layers: int
-    config_sha256: str
-    weights_sha256: str
 
 
 def download_model(model_id: str, directory: Path) -> None:

@@ -14,6 +14,7 @@ from chats.questions import QUESTION_SEED, Question, load_questions, question_se
 from chats.texts_again import analysed_digests
 from checkpoints.checkpoint import INDEX_NAME, read_checkpoint, read_config, source_digest, weights_digest
 from checkpoints.licence import CARD, DIGEST, card_digest
+from checkpoints.model_record import ModelRecord
 from checkpoints.moe_families import family_of, pruned_config, shape_of
 from checkpoints.small_files import small_files
 from choice.drop_map import OWN_MAP, MapDetails, criterion_of, details_of, dropped_ids, question_ids_of, read_map
@@ -33,6 +34,7 @@ from scoring.score_records import SCORES_NAME
 
 OTHER_BUILD = "it is of another build; run `make release`"
 OTHER_FULL = "drop the experts and convert the full model again, both from one checkpoint"
+OTHER_FETCHED = "fetch it again (REPLACE=model), and make all of the build by it"
 # What only a choice from statistics gives. copy_drop_map.py leaves it out: nothing shows that it belongs to the map.
 OF_A_CHOICE = ("analysis", "bootstrap", "domains", "held_out_question_ids", "protect_top", "reconstruction")
 ANALYSE = "run `make analyze REPLACE=statistics`"
@@ -314,6 +316,19 @@ def architecture_of(header: GgufHeader) -> dict[str, object]:
     return plain | {key.removesuffix(UNPADDED): value for key, value in before.items()}
 
 
+def fetched_breaks(lineage: Lineage) -> Breaks:
+    """The experts were dropped from the checkpoint that the build fetched, or was given, at its beginning.
+
+    Later nobody looks whether it is still that one: the commands take what lies there.
+    """
+    if not (place := lineage.sources["origins"].get("model")):
+        return []
+    known, dropped = read_record(place, ModelRecord), read_metadata(lineage.metadata_path)["source"]
+    digests = [(key, known[key], dropped.get(key)) for key in ("weights_sha256", "config_sha256")]
+    pairs = [(f"{key} of the model that was fetched:", mine, theirs) for key, mine, theirs in digests if theirs]
+    return breaks_of(lineage.metadata_path, pairs, OTHER_FETCHED)
+
+
 def source_breaks(lineage: Lineage) -> Breaks:
     """Config and small files of the checkpoint are the full model's; of the config only the expert count is another."""
     source, folder = lineage.origin("source"), lineage.metadata_path.parent
@@ -391,6 +406,7 @@ def quant_breaks(lineage: Lineage) -> Breaks:
 def lineage_breaks(lineage: Lineage) -> Breaks:
     """Return every break of the chain, from the statistics to the quants."""
     found = map_breaks(lineage) + choice_breaks(lineage) + checkpoint_breaks(lineage) + source_breaks(lineage)
+    found += fetched_breaks(lineage)
     for part in (f16_type_breaks, quant_breaks, header_breaks, router_breaks):
         found += part(lineage)
     return found

@@ -50,6 +50,7 @@ Origin = tuple[str, Commands]  # the stage of make that writes a file, for messa
 ORIGINS: dict[str, Origin] = {
     "map": ("choice", ("generate_drop_map", "copy_drop_map")),
     "statistics": ("statistics", ("teacher_force_analysis", "build_imatrix")),
+    "model": ("model", ("fetch_model",)),
     "f16": ("choice", ("convert_to_gguf",)),
     "full f16": ("model", ("convert_to_gguf",)),
     "imatrix": ("imatrix", ("build_imatrix",)),

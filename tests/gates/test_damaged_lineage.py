@@ -7,11 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from checkpoints.checkpoint import source_digest
+from checkpoints.model_record import ModelRecord
 from choice.expert_stats import read_stats, write_stats
 from conftest import DEMO
+from fetch_model import check_model_directory
 from files.input_errors import sha256_file
 from files.json_records import read_json
-from gates.lineage import imatrix_model_breaks
+from files.written_records import write_record
+from gates.lineage import fetched_breaks, imatrix_model_breaks, lineage_breaks
 from makers.damaged_build import Build, as_own_map, of_map, of_metadata
 from makers.pruned_models import NAME
 from release.sources import sources_path
@@ -230,6 +233,19 @@ def test_the_checkpoint_has_the_full_model_s_small_files_and_no_others(build, da
     build.change(build.f16, lambda record: record.update(source_sha256=source_digest(build.metadata.parent)))
     found = build.failing("lineage")
     assert any(words in line for line in found) if words else not found, found
+
+
+@pytest.mark.parametrize("key", ["weights_sha256", "config_sha256"])
+def test_the_experts_were_dropped_from_the_model_that_was_fetched(build, tmp_path, key):
+    """Nobody looks at it again: an edit of a fetched checkpoint would be published as the base."""
+    lineage, known = build.checked.lineage, check_model_directory(DEMO / "model")
+    assert not fetched_breaks(lineage)
+    lineage.sources["origins"]["model"] = tmp_path / "model.json"
+    write_record(tmp_path / "model.json", known, ModelRecord)
+    assert not fetched_breaks(lineage)
+    write_record(tmp_path / "model.json", {**known, key: "4" * 64}, ModelRecord)
+    (error,) = lineage_breaks(lineage)
+    assert f"{key} of the model that was fetched: {'4' * 12}" in str(error) and "REPLACE=model" in str(error)
 
 
 def test_an_imatrix_is_the_file_of_its_record_though_no_published_file_has_it(build):

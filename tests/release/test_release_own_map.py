@@ -87,7 +87,7 @@ def test_a_card_names_the_map_that_was_given_and_no_other(pruned_demo, inputs, t
     arguments = release_arguments(inputs, tmp_path / "other", *named, tmp_path / "best.json", quants=("Q6_K",))
     refusal(build_release.main, arguments, "best.json: expected the drop map that was given, sha256", "give that one")
     (tmp_path / "best.json").unlink()
-    refusal(build_release.main, arguments, "best.json: expected what was given", "found nothing")
+    refusal(build_release.main, arguments, "best.json: expected what the release was made of", "found nothing")
     mine.unlink()  # the name was held to it while it was there
     checked = Checked(tmp_path / "GGUF", read_manifest(tmp_path / "GGUF"), read_sources(tmp_path / "GGUF"))
     assert not GATES["build"](checked).deviations

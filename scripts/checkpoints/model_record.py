@@ -1,0 +1,16 @@
+"""What a folder of outputs was made from: the record model.json, which fetch_model.py writes when it first sees it."""
+
+from typing import ClassVar
+
+from files.json_records import Record
+
+
+class ModelRecord(Record):
+    """The model's family, its layers with experts and its digests."""
+
+    what: ClassVar[str] = "the record of a full model"
+    model_type: str
+    experts: int
+    layers: int
+    config_sha256: str
+    weights_sha256: str
