@@ -140,3 +140,12 @@ def chats_in_words(quality: dict) -> str:
     if quality.get("choice_known", True):
         return f"{begin} neither calibration nor the choice of experts has seen"
     return f"{begin} calibration has not seen (not known whether the choice of experts has)"
+
+
+def measured_chats(quality: dict, active: dict | None) -> int:
+    """Return the QUALITY_CHATS of make by which losses, and those of fewer active experts beside them, were measured.
+
+    Losses leave out chats that were seen. Where these and the others are all of a file, so many were asked for.
+    """
+    every = quality["chats"] + quality["left_out"]
+    return every if active and active["chats"] == every else quality["chats"]

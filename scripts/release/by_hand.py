@@ -3,11 +3,11 @@
 In words, as the manifest keeps them and the card prints them below its command, which would not do the same.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from chats.chat_sequences import MAX_TOKENS
-from chats.questions import QUESTION_SEED
+from chats.questions import QUESTION_SEED, read_ids
 from checkpoints.checkpoint import read_config
 from choice.drop_map import OWN_MAP, criterion_of
 from choice.drop_metadata import METADATA_NAME, read_metadata
@@ -15,9 +15,10 @@ from choice.expert_stats import stats_metadata
 from choice.ranking import BOOTSTRAP_SEED, RESAMPLES, is_drawn
 from choice.stats_record import REASONING_BY, RECONSTRUCTION_SEED, RECONSTRUCTION_TOKENS
 from files.display import code, plural
+from files.input_errors import sha256_file
 from files.json_records import read_record
 from ggufs.imatrix import CONTEXT_TOKENS, ImatrixRecord
-from losses.quality_record import QUALITY_NAME, Quality
+from losses.quality_record import QUALITY_NAME, Quality, measured_chats
 from release.make_settings import CHOSE, COUNTED, fold_of, takes_domain
 from release.task_files import task_copies
 from release.used_quants import evaluated_types, types_with, types_without, used_quants
@@ -131,11 +132,14 @@ def files_by_hand(sources: Sources, elsewhere: Mapping[str, str]) -> list[str]:
         scores = read_record(path, Scores)
         if not scores["patched"] and task_of(scores["protocol"].get("task", DEFAULT_TASK)).is_gpqa:
             found.append(f"invalid answers of {name} were not asked for again (`--unpatched`)")
-    return found + speeds_by_hand(copies)
+    return found + speeds_by_hand(copies, sources.get("questions", {}).values())
 
 
-def speeds_by_hand(copies: Mapping[str, Path]) -> list[str]:
-    """Return what make does otherwise where it measures speeds; copies: records of the release by name."""
+def speeds_by_hand(copies: Mapping[str, Path], files: Iterable[Path] = ()) -> list[str]:
+    """Return what make does otherwise where it measures speeds.
+
+    copies: records of the release by name; files: its question files.
+    """
     pairs: list[tuple[object, object, str]] = []
     if DRAFT_NAME in copies:
         draft = read_record(copies[DRAFT_NAME], DraftResults)
@@ -144,11 +148,13 @@ def speeds_by_hand(copies: Mapping[str, Path]) -> list[str]:
     if ACTIVE_NAME in copies:
         active = read_record(copies[ACTIVE_NAME], ActiveExperts)
         if QUALITY_NAME in copies:  # whose chats the command's QUALITY_CHATS are
-            chats = read_record(copies[QUALITY_NAME], Quality)["chats"]
+            chats = measured_chats(read_record(copies[QUALITY_NAME], Quality), active)
             pairs.append((chats, active["chats"], f"{ACTIVE_NAME} is of {{}} chats"))
         timed = all(row["right"] is None for row in active["rows"])
         asked = read_record(copies[SCORES_NAME], Scores)["question_ids"] if SCORES_NAME in copies else []
-        answered = min(SPEED_QUESTIONS, len(asked) or SPEED_QUESTIONS) if timed else len(asked)
+        read = (path for path in files if sha256_file(path) == active.get("question_file_sha256"))
+        there = next((len(read_ids(path)) for path in read), len(asked) or SPEED_QUESTIONS)
+        answered = min(SPEED_QUESTIONS, there) if timed else len(asked)
         pairs.append((answered, active["questions"], f"{ACTIVE_NAME} is of {{}} answers"))
         pairs.append((True, active["reasoning_budget"] >= 0, f"{ACTIVE_NAME} is of thoughts without a limit"))
         longest = active["max_tokens"] if timed else None

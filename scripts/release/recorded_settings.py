@@ -17,7 +17,7 @@ from files.input_errors import InputError
 from files.json_records import read_record
 from findings.findings_record import FINDINGS_NAME
 from loops.loop_results import LOOPS_NAME
-from losses.quality_record import QUALITY_NAME
+from losses.quality_record import QUALITY_NAME, measured_chats
 from ollama.own_files import name_of_params
 from quants.recipes import target_bytes
 from quants.sensitivity_record import Sensitivity
@@ -155,7 +155,7 @@ def records_of(folder: Path, manifest: dict, sources: Sources) -> Iterable[tuple
         # Of all chats that may be taken, losses leave out what the calibration text holds, so these may be fewer.
         yield ACTIVE_NAME, {**(active_values(active) if active else {}), **({"QUALITY_CHATS": None} if quality else {})}
     if quality:
-        yield QUALITY_NAME, {"QUALITY_CHATS": quality["chats"], "QUALITY_SCORE": quality["score"]}
+        yield QUALITY_NAME, {"QUALITY_CHATS": measured_chats(quality, active), "QUALITY_SCORE": quality["score"]}
     yield "the calibration text", {"CALIBRATION": calibration_setting(manifest["inputs"]) or None}
 
 

@@ -5,7 +5,9 @@ from pathlib import Path
 from cards.card_reproduce import by_hand_text, reproduce_section
 from cards.made_texts import release_of
 from choice.drop_map import OWN_MAP
-from files.input_errors import InputError
+from files.input_errors import InputError, sha256_file
+from losses.quality_record import measured_chats
+from makers.made_up_evidence import QUESTIONS
 from makers.release_inputs import shared_release
 from release import by_hand, recorded_settings
 from release.make_settings import CHOSE, COUNTED
@@ -89,6 +91,14 @@ def test_answers_of_active_experts_are_those_that_make_asks(tmp_path, monkeypatc
     of_two = ["active-experts.json is of 6 answers", "active-experts.json is of thoughts without a limit"]
     assert by_hand.speeds_by_hand({"active-experts.json": tmp_path / "active-experts.json"})[:2] == of_two
     assert active_values(timed)["REASONING_BUDGET"] is None
+    few = tmp_path / "few.csv"  # all of its questions
+    few.write_text("".join(QUESTIONS[1].read_text().splitlines(keepends=True)[:7]))
+    records["active-experts.json"] = timed | {"question_file_sha256": sha256_file(few)}
+    assert by_hand.speeds_by_hand({"active-experts.json": tmp_path / "active-experts.json"}, [few])[0] == of_two[1]
+    records["quality.json"] = {"chats": 3, "left_out": 1, "score": "reply"}  # one of them was seen
+    chats = [measured_chats(records["quality.json"], active) for active in (None, ACTIVE, ACTIVE | {"chats": 2})]
+    assert chats == [3, 4, 3]
+    del records["quality.json"]
     records["active-experts.json"] = scored | {"questions": 8}
     assert not by_hand.speeds_by_hand(copies)
     assert active_values(scored) | {"CTX": 4096, "MAX_GEN_TOKS": 128} == active_values(scored)
