@@ -139,13 +139,14 @@ def main(argv: list[str] | None = None) -> None:
     with only_writer(args.run / ANSWERS):
         resume_run(args.run)
         by_id = read_answers(args.run / ANSWERS)
-        asked = {document["Record ID"] for document in read_asked(args.run, run_record)}
-        if strange := sorted(asked ^ by_id.keys()):
+        asked = [document["Record ID"] for document in read_asked(args.run, run_record)]
+        if strange := sorted({*asked} ^ by_id.keys()):
             found = f"{'none' if strange[0] in asked else 'one'} to {shown(strange[0])}"
             raise InputError(
                 args.run / ANSWERS, f"an answer to each of its {len(asked)} questions", found, ANOTHER_OUTPUT
             )
-        answers = by_id.values()
+        # In the order of the questions: several servers answer in any.
+        answers = [by_id[record_id] for record_id in asked]
         invalid = [answer for answer in answers if answer.invalid]
         head = patch_head(run_record)
         done, machines = patched_before(path, head, invalid)

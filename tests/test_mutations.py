@@ -8,7 +8,7 @@ from pathlib import Path
 from conftest import REPO
 from mutations.artefacts import add_to
 from mutations.campaign import draw_cases, verdicts
-from mutations.harness import FAILURES, REFUSED, Case, Workshop
+from mutations.harness import FAILURES, REFUSED, SAME, Case, Workshop
 from mutations.table import COMMANDS
 
 import pytest
@@ -39,9 +39,9 @@ def test_mutated_inputs_are_refused_in_one_line_or_harmless(workshop):
     assert counts[REFUSED] > counts.total() / 4 and counts.total() > 150  # the mutations do reach something
 
 
-def test_what_once_failed_is_refused(workshop):
+def test_what_once_failed_is_refused_or_changes_nothing(workshop):
     known = {command.title: command for command in COMMANDS}
     cases = [Case(**json.loads(line)) for line in KEPT.read_text().splitlines()]
     for title in {case.command for case in cases}:
         found = list(verdicts(known[title], [case for case in cases if case.command == title], workshop))
-        assert {verdict for _, verdict, _ in found} == {REFUSED}, found
+        assert {verdict for _, verdict, _ in found} <= {REFUSED, SAME}, found
