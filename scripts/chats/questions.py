@@ -40,6 +40,8 @@ SPELLINGS = {"−": "-"} | dict.fromkeys("×·⋅∙∗", "*") | dict.fromkeys("
 SAYS_NOTHING = re.compile(r"[\s()\[\]{}^]+", re.ASCII)
 UNKNOWN = "?"  # a sign that may be any, or none
 UNSEEN = "_"  # in the place of what is no letter, and may be seen as a blank or as nothing
+# Signs that NFKD makes letters of, or that stand for a letter: slips of typing, and what a word processor puts in.
+SLIPS = str.maketrans({"º": "°", "ª": UNSEEN, "™": UNSEEN, "℠": UNSEEN, "∆": "Δ", "∑": "Σ", "∏": "Π"})
 GAP = re.compile(r"([\W_]+)")  # between words
 NUMBER_EDGE = re.compile(r"(?<=\d)(?=[^\W\d_])|(?<=[^\W\d_])(?=\d)")  # between a digit and a letter
 JOINED = ("Lu", "Ll", "Lt", "Nd")  # what makes one word with others of its kind: letters with case, and digits
@@ -151,7 +153,7 @@ def _plain(text: str) -> str:
     """Return a text without case, its letters and signs in one spelling, with UNSEEN for what nobody sees."""
     if text.isascii():  # it has one way to write a letter, and no sign that nobody sees
         return text.casefold()
-    plain = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).casefold())
+    plain = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text.translate(SLIPS)).casefold())
     return plain.translate({ord(character): _plain_character(character) for character in {*plain}})
 
 

@@ -330,6 +330,13 @@ def test_letters_with_case_make_one_word_in_any_alphabet():
     assert words_of("What is 10² - 5?") == words_of("What is 102 - 5?") != words_of("What is 10-2-5?")
 
 
+@pytest.mark.parametrize(
+    "one, other", [("at 25 °C", "at 25 ºC"), ("a Thermal™ tape", "a Thermal tape"), ("the ∆ of it", "the Δ of it")]
+)
+def test_a_slip_of_typing_makes_no_other_question(one, other):
+    assert words_of(one) == words_of(other)
+
+
 def test_letters_that_are_written_in_two_ways_are_one():
     for other in ("Schro\u0308dinger\u2019s", "Schro\u034f\u0308dinger\u02bcs", "Schr\u00f6dingers"):
         assert words_of(other) == words_of("Schr\u00f6dinger's")
