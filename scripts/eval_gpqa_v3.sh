@@ -85,8 +85,9 @@ OUTPUT=${OUTPUT:-build/eval/$name}
 servers=(--port "${PORT:-0}" ${LOCAL_SERVERS:+--local-servers "$LOCAL_SERVERS"})
 if [ -n "${SERVERS:-}" ]; then
   # A command line is seen by all, and a log keeps it.
-  [[ $SERVERS =~ [@?#]|[^:/]/[^[:space:]] ]] && refuse "SERVERS: expected addresses such as http://a:8080, without keys and paths, found \
-one with more; a key goes into SERVER_KEY"
+  plain="addresses such as http://a:8080, without keys and paths"
+  [[ $SERVERS =~ [@?#]|[^:/]/[^[:space:]] ]] && refuse "SERVERS: expected $plain, found one with more; a key goes into \
+SERVER_KEY"
   read -ra addresses <<<"$SERVERS"
   servers+=(--servers "${addresses[@]}")
 fi

@@ -6,7 +6,8 @@ The labels of a card go by Record IDs: in-sample, held out, seen by the types of
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from chats.questions import QUESTION_SEED, Question, Words, held_texts, load_questions, words_of
+from chats.question_words import Words, held_texts, words_of
+from chats.questions import QUESTION_SEED, Question, load_questions
 from chats.texts_again import is_named_after, rendered_from
 from files.input_errors import InputError, sha256_file
 from files.json_records import Record, read_record

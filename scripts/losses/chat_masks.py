@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from chats.chat_sequences import Sequence
-from chats.questions import Question, held_texts
+from chats.question_words import held_texts
+from chats.questions import Question
 
 import numpy as np
 

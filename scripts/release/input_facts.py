@@ -20,16 +20,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from chats.questions import (
-    QUESTION_SEED,
-    Words,
-    held_texts,
-    known_by,
-    load_questions,
-    read_domains,
-    read_ids,
-    read_rows,
-)
+from chats.question_words import Words, held_texts, known_by
+from chats.questions import QUESTION_SEED, load_questions, read_domains, read_ids, read_rows
 from checkpoints.licence import DIGEST, Licence, recorded_licence
 from choice.drop_map import is_by_chance
 from choice.drop_metadata import METADATA_NAME, read_metadata

@@ -5,7 +5,8 @@ freeze_questions.py writes them. check_release.py makes them again, to know that
 
 from pathlib import Path
 
-from chats.questions import Question, Words, check_record_id, clean_choice, load_questions, read_questions_of, read_rows
+from chats.question_words import Words
+from chats.questions import Question, check_record_id, clean_choice, load_questions, read_questions_of, read_rows
 from files.input_errors import InputError
 from scoring.eval_tasks import EvalTask
 from scoring.ifeval import whole_rows

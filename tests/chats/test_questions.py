@@ -8,7 +8,8 @@ import sys
 
 import freeze_questions
 from chats import questions
-from chats.questions import held_texts, known_by, load_questions, read_rows, words_of
+from chats.question_words import held_texts, known_by, words_of
+from chats.questions import load_questions, read_rows
 from conftest import REPO
 from files.input_errors import InputError
 from scoring.eval_tasks import frozen_name
