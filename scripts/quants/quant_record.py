@@ -17,7 +17,7 @@ from files.seals import hold
 
 from pydantic import Field, model_validator
 
-BITS_ROUNDING = 0.001
+BITS_ROUNDING = 0.000501  # of three decimals, and of the float that holds them
 COPIED = ("F16", "BF16", "F32")  # no tool makes these: they are links to their source
 ONE_BUILD = "give every host the same LLAMA_CPP, and build the file again with REPLACE=quants"
 
