@@ -45,10 +45,11 @@ def downloading(what: str, expected: str, advice: str = "") -> Iterator[None]:
     try:
         yield
     except Exception as error:  # a server that is no Hub makes the client raise anything
-        if isinstance(error, FileNotFoundError) and not error.filename:  # ssl's, as it reads its certificates
+        of_hub = isinstance(error, (HfHubHTTPError, LocalEntryNotFoundError))
+        # ssl's own, as it reads its certificates: no file is named.
+        if isinstance(error, FileNotFoundError) and not (of_hub or error.filename):
             found = "one that is not there"
             raise InputError("SSL_CERT_FILE", "a file of certificates", found, "unset it, or name one") from error
-        of_hub = isinstance(error, (HfHubHTTPError, LocalEntryNotFoundError))
         if isinstance(error, InputError) or (isinstance(error, OSError) and error.errno and not of_hub):
             raise
         words = str(error).splitlines()[:1] if of_hub else []
