@@ -6,8 +6,11 @@ import sys
 
 from conftest import REPO
 from files.command_start import is_mode, unreadable_setting
+from files.input_errors import InputError
+from stages.hub_checks import downloading
 
 import pytest
+from huggingface_hub.errors import LocalEntryNotFoundError
 
 SHOWN = """
 import os
@@ -53,3 +56,11 @@ def test_what_would_end_the_import_of_the_hubs_client_is_one_line(name, value):
     words = [sys.executable, REPO / "scripts/fetch_gpqa.py", "--output", "x"]
     done = subprocess.run(words, env=os.environ | {name: value}, capture_output=True, text=True)
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 1 and value not in done.stderr
+
+
+def test_certificates_that_are_not_there_are_told_by_their_variable():
+    """ssl names no file. The Hub's client has a missing file of its own, of another meaning."""
+    with pytest.raises(InputError, match="SSL_CERT_FILE: expected a file of certificates"), downloading("a/b", "it"):
+        raise FileNotFoundError(2, "No such file or directory")
+    with pytest.raises(InputError, match="a/b: expected it, found offline"), downloading("a/b", "it"):
+        raise LocalEntryNotFoundError("offline")
