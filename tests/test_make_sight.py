@@ -63,7 +63,10 @@ def test_an_assistant_of_the_hub_is_fetched_once_and_one_of_a_directory_is_taken
     Path(f"{place}.txt").write_text("google/an-assistant\n")
     assert fetch not in planned(tmp_path, "MODEL=someone/something", "DRAFT=google/an-assistant").stdout
     local = planned(tmp_path, "MODEL=someone/something", f"DRAFT={DEMO / 'assistant'}")
-    assert "--assistant" not in local.stdout and f"build_draft.py --model {DEMO / 'assistant'} " in local.stdout
+    assert (
+        "fetch_model.py --assistant" not in local.stdout
+        and f"build_draft.py --model {DEMO / 'assistant'} " in local.stdout
+    )
     wrong = planned(tmp_path, "MODEL=someone/something", "DRAFT=data/demo/asistant")
     assert wrong.returncode != 0 and "data/demo/asistant: expected an assistant, a directory" in wrong.stderr
 

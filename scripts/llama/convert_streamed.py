@@ -153,7 +153,9 @@ def write_in_pieces(writer: Any, *, progress: bool = False) -> None:
         if (values := stored_values(info.tensor)) is not None:
             output.write_values(values)
         else:
-            info.tensor.tofile(file)
+            # Not by tofile: it asks for no error of its last bytes, and a full disk would leave a hole.
+            to_eager = getattr(type(info.tensor), "to_eager", np.asarray)
+            file.write(np.ascontiguousarray(to_eager(info.tensor)).data)
         del values
         info.tensor = None  # with it go the pages that were read
         writer.write_padding(file, info.nbytes)

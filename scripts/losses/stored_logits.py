@@ -77,7 +77,7 @@ class StoredLogits:
             ) from error
         for number in progress(missing, f"{self.name} model", "chat"):
             with replace_when_done(logits_path(self.folder, self.name, number)) as partial:
-                np.save(partial, model.logits(self.texts[number]))
+                save_array(partial, model.logits(self.texts[number]))
 
     def _stored(self, number: int) -> np.ndarray:
         path, shape = logits_path(self.folder, self.name, number), (len(self.texts[number]), self.vocabulary)
@@ -117,6 +117,16 @@ class StoredLogits:
         for first in range(0, len(logits), CHUNK_TOKENS):
             yield logits[first : first + CHUNK_TOKENS]
         self._check_same(number)
+
+
+def save_array(path: Path, array: np.ndarray) -> None:
+    """Write an array as np.save does, the same bytes, and raise OSError where a write fails.
+
+    np.save gives what is left to C's fclose and asks for no error: a disk that is full by then leaves a short file.
+    """
+    with open(path, "wb") as file:
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+        file.write(np.ascontiguousarray(array).data)
 
 
 def stored_bytes(path: Path, texts: list[list[int]]) -> int:

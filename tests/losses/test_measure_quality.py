@@ -242,7 +242,7 @@ def test_a_write_cut_short_is_one_line(inputs, tmp_path, refusal):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
     try:
-        refusal(measure_quality.main, arguments(inputs, tmp_path), "full-000000.npy", "cut short")
+        refusal(measure_quality.main, arguments(inputs, tmp_path), "full-000000.npy", "File too large")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not list(tmp_path.rglob("*.np?"))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from files.input_errors import InputError
 from files.seals import MARKER
-from losses.stored_logits import StoredLogits
+from losses.stored_logits import StoredLogits, save_array
 from losses.stored_results import CHATS_NAME, kept, read_arrays, read_chats
 
 import numpy as np
@@ -61,3 +61,14 @@ def test_chats_of_no_tokens_are_refused(tmp_path, reply):
     np.savez(tmp_path / CHATS_NAME, reply=np.array(reply), all=np.array([4, 5][: len(reply)]))
     with pytest.raises(InputError, match="chats.npz: expected (chats of one token and more|replies within)"):
         read_chats(tmp_path)
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (1, 100_000), (0, 7)])
+def test_logits_are_written_as_numpy_does_and_no_failed_write_is_passed_over(tmp_path, shape):
+    """np.save itself leaves a short file where the last bytes find the disk full."""
+    array = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    np.save(tmp_path / "theirs.npy", array)
+    save_array(tmp_path / "ours.npy", array)
+    assert (tmp_path / "ours.npy").read_bytes() == (tmp_path / "theirs.npy").read_bytes()
+    with pytest.raises(OSError, match="No space left"):
+        save_array(Path("/dev/full"), array)
