@@ -171,7 +171,8 @@ def converted(tiny_text_model, tmp_path_factory) -> Path:
     folder, shared = tmp_path_factory.mktemp("converted"), tiny_ggufs(tmp_path_factory, tiny_text_model)
     shutil.copytree(tiny_text_model, folder / "model")
     for end in ("", ".json"):
-        shutil.copy2(shared / f"F16.gguf{end}", folder / f"model.gguf{end}")
+        # Without their age: they may be of another worker's copy of the model, and older than ours.
+        shutil.copyfile(shared / f"F16.gguf{end}", folder / f"model.gguf{end}")
     return folder
 
 
