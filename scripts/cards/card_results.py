@@ -242,6 +242,7 @@ def results_section(release: Release) -> str:
         f"Evaluated: {scores['evaluated']}. The questions have GPQA's form. All models ran under one locked protocol, "
         "and differences are paired by question (exact McNemar test). All numbers are in `scores.json`.",
         protocol_table(scores["protocol"], scores["rows"]),
+        "Scores of every model, and the paired test of each against the first:",
         variants_table(scores, release.name),
         "How they were made, and how they were counted:",
         counts_table(release, scores),

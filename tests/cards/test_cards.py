@@ -113,6 +113,7 @@ def test_the_card_has_every_number_from_its_record_in_the_reader_s_order(pruned_
     assert cells_of(card, NAME) == [NAME, "2", "2", "+1", "+0.5"]  # the patch step: two empty answers, one right
     assert "Held out: 6 other questions chose the experts, and none of the 4 scored ones did. Licence: `gemma`." in card
     assert "- This release holds no KLD of Q6_K_L, Q4_K_M." in card
+    assert "|\n\n|" not in card, "two tables stand without a line between them"
 
 
 def test_the_headline_has_both_models(release, pruned_demo):
