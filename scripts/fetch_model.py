@@ -18,7 +18,7 @@ from pathlib import Path
 
 from chats.chat_tokenizer import load_tokenizer
 from checkpoints.assistant import check_assistant
-from checkpoints.checkpoint import read_checkpoint, read_config, weights_digest
+from checkpoints.checkpoint import read_checkpoint, read_config, source_digest, weights_digest
 from checkpoints.model_record import ModelRecord
 from checkpoints.moe_families import expert_tensors, family_of, shape_of
 from choice.drop_metadata import check_full
@@ -83,10 +83,15 @@ def fetch(model: str, output: Path, check: Callable[[Path], dict]) -> dict:
     return check(output)
 
 
-def keep_record(path: Path, model: str, found: dict, replace: bool) -> None:
-    """Write the record of a model; unless `replace`, raise InputError when there is one and it is of another model."""
+def keep_record(path: Path, model: str, directory: Path, found: dict, replace: bool) -> None:
+    """Write the record of a model; unless `replace`, raise InputError when there is one and it is of another model.
+
+    directory: where a downloaded model lies. found: what `check_model_directory` says of it.
+    """
     if replace or not path.exists():
-        write_record(path, found, ModelRecord)
+        # What was downloaded lies in the build folder, where an edit between the samples could pass for the Hub's own.
+        all_bytes = {} if Path(model).is_dir() else {"source_sha256": source_digest(directory)}
+        write_record(path, found | all_bytes, ModelRecord)
         return
     known = read_record(path, ModelRecord)
     for key in ("weights_sha256", "config_sha256"):
@@ -136,7 +141,7 @@ def main(argv: list[str] | None = None) -> None:
         check_apart([local], [args.record] if args.record else [])
     found = fetch(args.model, args.output, check_assistant if args.assistant else check_model_directory)
     if args.record:
-        keep_record(args.record, args.model, found, args.replace)
+        keep_record(args.record, args.model, args.output, found, args.replace)
     if local.is_dir():  # last: another model must not take the place of the one that the outputs were made from
         link_model(local, args.output)
     what = "an assistant" if args.assistant else f"{found['experts']} experts in {found['layers']} layers"

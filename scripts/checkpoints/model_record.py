@@ -6,7 +6,11 @@ from files.json_records import Record
 
 
 class ModelRecord(Record):
-    """The model's family, its layers with experts and its digests."""
+    """The model's family, its layers with experts and its digests.
+
+    weights_sha256: `weights_digest` of checkpoints/checkpoint.py, which takes samples. source_sha256: its `source_digest`,
+    of all bytes, of a model that was downloaded; to read one of yours once more could take minutes.
+    """
 
     what: ClassVar[str] = "the record of a full model"
     model_type: str
@@ -14,3 +18,4 @@ class ModelRecord(Record):
     layers: int
     config_sha256: str
     weights_sha256: str
+    source_sha256: str | None = None

@@ -3,8 +3,10 @@
 import shutil
 
 import fetch_model
+from checkpoints.checkpoint import source_digest
+from checkpoints.model_record import ModelRecord
 from conftest import DEMO
-from files.json_records import read_json
+from files.json_records import read_json, read_record
 from servers.hub_server import Downloads, Hub
 
 import pytest
@@ -73,6 +75,20 @@ def test_an_assistant_and_the_card_of_a_model_come_from_the_hub(script, refused,
         assert fetched == {name: files[name] for name in files if name not in ("pytorch_model.bin", "docs/README.md")}
         refused(script("fetch_model.py", *asked, **here), "there", "gemma4_assistant")
         hub.shutdown()
+
+
+def test_a_downloaded_model_is_known_by_all_its_bytes(script, tiny_text_model, tmp_path):
+    """It lies where an edit between the samples of its weights could pass for the Hub's own."""
+    with Hub() as hub:
+        hub.RequestHandlerClass = Downloads
+        files = {path.name: {"content": path.read_bytes()} for path in tiny_text_model.iterdir()}
+        hub.repositories["google/a-model"] = files
+        here = {"HF_HUB_OFFLINE": 0, "HF_ENDPOINT": hub.url, "HF_HOME": tmp_path / "home", "HF_HUB_DISABLE_XET": 1}
+        done = script("fetch_model.py", *arguments("google/a-model", tmp_path), **here)
+        assert done.returncode == 0, (done.stderr, hub.requests)
+        hub.shutdown()
+    record = read_record(tmp_path / "model.json", ModelRecord)
+    assert record["source_sha256"] == source_digest(tiny_text_model) == source_digest(tmp_path / "checkpoint")
 
 
 def test_another_model_is_no_assistant(demo_model, tmp_path, refusal):
