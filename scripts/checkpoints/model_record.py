@@ -8,8 +8,8 @@ from files.json_records import Record
 class ModelRecord(Record):
     """The model's family, its layers with experts and its digests.
 
-    weights_sha256: `weights_digest` of checkpoints/checkpoint.py, which takes samples. source_sha256: its `source_digest`,
-    of all bytes, of a model that was downloaded; to read one of yours once more could take minutes.
+    weights_sha256: `weights_digest` of checkpoints/checkpoint.py, which takes samples. source_sha256: `source_digest`
+    of there, which reads all bytes, of a model that was downloaded; one of yours would be read for minutes.
     """
 
     what: ClassVar[str] = "the record of a full model"
