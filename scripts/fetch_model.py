@@ -86,12 +86,11 @@ def fetch(model: str, output: Path, check: Callable[[Path], dict]) -> dict:
 def keep_record(path: Path, model: str, directory: Path, found: dict, replace: bool) -> None:
     """Write the record of a model; unless `replace`, raise InputError when there is one and it is of another model.
 
-    directory: where a downloaded model lies. found: what `check_model_directory` says of it.
+    directory: where the model lies. found: what `check_model_directory` says of it.
     """
     if replace or not path.exists():
-        # What was downloaded lies in the build folder, where an edit between the samples could pass for the Hub's own.
-        all_bytes = {} if Path(model).is_dir() else {"source_sha256": source_digest(directory)}
-        write_record(path, found | all_bytes, ModelRecord)
+        # All bytes: an edit between the samples of the weights, or of a tokenizer, would pass for this model.
+        write_record(path, found | {"source_sha256": source_digest(directory)}, ModelRecord)
         return
     known = read_record(path, ModelRecord)
     for key in ("weights_sha256", "config_sha256"):
@@ -141,7 +140,7 @@ def main(argv: list[str] | None = None) -> None:
         check_apart([local], [args.record] if args.record else [])
     found = fetch(args.model, args.output, check_assistant if args.assistant else check_model_directory)
     if args.record:
-        keep_record(args.record, args.model, args.output, found, args.replace)
+        keep_record(args.record, args.model, local if local.is_dir() else args.output, found, args.replace)
     if local.is_dir():  # last: another model must not take the place of the one that the outputs were made from
         link_model(local, args.output)
     what = "an assistant" if args.assistant else f"{found['experts']} experts in {found['layers']} layers"

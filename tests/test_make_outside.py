@@ -97,7 +97,9 @@ def test_a_file_in_runs_whose_name_is_none_of_a_run_runs_nothing(name):
         run.unlink()
 
 
-@pytest.mark.parametrize("name", ["PYTHONSAFEPATH", "PYTHONHASHSEED", "PYTHONMALLOC", "PYTHONHOME", "PYTHONVERBOSE"])
+@pytest.mark.parametrize(
+    "name", ["PYTHONSAFEPATH", "PYTHONHASHSEED", "PYTHONINTMAXSTRDIGITS", "PYTHONHOME", "PYTHONVERBOSE"]
+)
 def test_python_starts_whatever_the_environment_says_of_it(name, tmp_path):
     done = make("new", "RUN=demo", **{name: "x"})  # there is one: a refusal of our own
     assert len(done.stderr.splitlines()) == 2 and "runs/demo.mk" in done.stderr, done.stderr

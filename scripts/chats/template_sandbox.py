@@ -10,6 +10,7 @@ import mmap
 import multiprocessing
 import os
 import random
+import re
 import resource
 import signal
 from datetime import datetime
@@ -35,6 +36,8 @@ TIMES_THE_CHAT, OWN_CHARACTERS = 4, 1 << 15
 # A template that writes the date, or draws something, would give other texts tomorrow: a run that goes on after a kill
 # would be made of two. So it is always this day, and every chat is drawn alike.
 TODAY, DRAWN_BY = datetime(2026, 1, 1), 0
+# How Python writes what has no text of its own, such as a function of Jinja's: by its address, another one each time.
+ADDRESS = re.compile(r" at 0x[0-9a-f]+>")
 
 
 class TemplateFailure(Exception):
@@ -153,7 +156,9 @@ def _answer(render: Any, request: dict) -> dict:
     except Exception as error:  # a template is a program: it can fail in any way
         # Jinja's sandbox refuses a range of more than 100,000 numbers, which llama-server would make.
         return {"failure": reason_of(error), "endless": isinstance(error, OverflowError | RecursionError)}
-    asked = len(json.dumps([request["chat"], request["options"].get("tools")]))
-    if len(texts[0]) > TIMES_THE_CHAT * asked + OWN_CHARACTERS:
-        return {"failure": f"a text of {len(texts[0])} characters for a chat of {asked}", "endless": True}
+    asked = json.dumps([request["chat"], request["options"].get("tools")])
+    if len(texts[0]) > TIMES_THE_CHAT * len(asked) + OWN_CHARACTERS:
+        return {"failure": f"a text of {len(texts[0])} characters for a chat of {len(asked)}", "endless": True}
+    if any(found not in asked + request["template"] for found in ADDRESS.findall(texts[0])):
+        return {"failure": "a text with an address of this process's memory, another one each time", "endless": True}
     return {"text": texts[0]}

@@ -42,8 +42,19 @@ DTYPE_BYTES = {
     "U64": 8,
     "F64": 8,
 }
-# Where a checkpoint may name code of its own (auto_map), which transformers and llama.cpp's converter could run.
+# Where a checkpoint may name code of its own (auto_map), which transformers and llama.cpp's converter could run, and
+# weights in another place (transformers_weights), which no digest of ours covers.
 MAY_NAME_CODE = ("config.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json")
+FORBIDDEN_KEYS = {
+    "auto_map": (
+        "a model of a family that transformers knows, without code of its own",
+        "that code is never run: remove auto_map if the model needs none",
+    ),
+    "transformers_weights": (
+        "weights in the files of the index alone",
+        "remove transformers_weights if the model needs no others",
+    ),
+}
 # Weights, config, tokenizer, chat template, and the model card, whose front matter goes into the header.
 READ_SUFFIXES = (".safetensors", ".json", ".jinja", ".model", ".txt", ".md")
 
@@ -119,15 +130,13 @@ def read_config(directory: Path) -> dict:
 
 
 def check_no_code(directory: Path) -> None:
-    """Raise InputError when a file of a checkpoint names code of its own to be run."""
+    """Raise InputError when a file of a checkpoint names code of its own to be run, or a file of other weights."""
     for path in (directory / name for name in MAY_NAME_CODE):
-        if path.exists() and (named := read_json(path).get("auto_map")):
-            raise InputError(
-                path,
-                "a model of a family that transformers knows, without code of its own",
-                f"auto_map {shown(named)}",
-                "that code is never run: remove auto_map if the model needs none",
-            )
+        content = read_json(path) if path.exists() else {}
+        for part in (content, *(value for value in content.values() if isinstance(value, dict))):
+            for key, (expected, advice) in FORBIDDEN_KEYS.items():
+                if named := part.get(key):
+                    raise InputError(path, expected, f"{key} {shown(named)}", advice)
 
 
 def read_checkpoint(directory: Path) -> dict[str, TensorRange]:

@@ -9,7 +9,7 @@ class ModelRecord(Record):
     """The model's family, its layers with experts and its digests.
 
     weights_sha256: `weights_digest` of checkpoints/checkpoint.py, which takes samples. source_sha256: `source_digest`
-    of there, which reads all bytes, of a model that was downloaded; one of yours would be read for minutes.
+    of there, which reads all bytes; a record of before has none.
     """
 
     what: ClassVar[str] = "the record of a full model"

@@ -7,7 +7,7 @@ were of the pruned one.
 import re
 from pathlib import Path
 
-from files.input_errors import InputError, check_bounded
+from files.input_errors import InputError, check_bounded, shown
 from files.safe_files import copy_file
 from files.tokenizer_names import TEMPLATES_NAME, TOKENIZER_PARTS
 
@@ -32,7 +32,8 @@ def is_small_file(name: str) -> bool:
 def small_files(source: Path) -> list[Path]:
     """Return tokenizer, templates, generation and processor files, card and licence; not weights, index and config.
 
-    Raises InputError for a link to nothing, which may stand for any of them, and for a file that is not small.
+    Raises InputError for a link to nothing, which may stand for any of them, for a file that is not small, and for a
+    link to a file of another folder: what these hold is published.
     """
     for path in sorted(source.iterdir()):
         if path.is_symlink() and not path.exists():
@@ -41,7 +42,17 @@ def small_files(source: Path) -> list[Path]:
     small = [path for path in files if path.is_file() and is_small_file(path.relative_to(source).as_posix())]
     for path in small:
         check_bounded(path)
+        if not _is_of(source, path):
+            advice = "put the file itself there, if it is the model's"
+            raise InputError(path, "a file of the checkpoint", f"a link to {shown(path.resolve())}", advice)
     return small
+
+
+def _is_of(source: Path, path: Path) -> bool:
+    """Tell whether a file lies in a checkpoint's folder, or where the Hub's cache keeps those of a snapshot."""
+    folder = source.resolve()
+    cached = folder.parent.name == "snapshots" and path.resolve().parent == folder.parent.parent / "blobs"
+    return cached or path.resolve().is_relative_to(folder)
 
 
 def left_out(source: Path) -> list[str]:

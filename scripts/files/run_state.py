@@ -58,6 +58,8 @@ class RunState:
         try:
             if owner:
                 self._open()
+            else:  # it has read its inputs by itself, and one of them may have been exchanged meanwhile
+                self._compare(read_json(directory / INPUTS_NAME))
             bind(directory / INPUTS_NAME, inputs)
         except BaseException:  # no `with` block is entered, so nothing else would let go of the lock
             self.__exit__()

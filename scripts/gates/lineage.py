@@ -324,9 +324,8 @@ def fetched_breaks(lineage: Lineage) -> Breaks:
     if not (place := lineage.sources["origins"].get("model")):
         return []
     known, dropped = read_record(place, ModelRecord), read_metadata(lineage.metadata_path)["source"]
-    keys = ("weights_sha256", "config_sha256", "source_sha256")
-    both = [key for key in keys if known.get(key) and dropped.get(key)]
-    pairs = [(f"{key} of the model that was fetched:", known[key], dropped[key]) for key in both]
+    keys = [key for key in ("weights_sha256", "config_sha256", "source_sha256") if dropped.get(key)]
+    pairs = [(f"{key} of the model that was fetched:", known.get(key), dropped[key]) for key in keys]
     return breaks_of(lineage.metadata_path, pairs, OTHER_FETCHED)
 
 

@@ -42,10 +42,11 @@ def letter_of(extracted: str) -> str | None:
 
 
 # A commitment ("the answer is B", boxed, bold, or a letter alone) outranks a bracketed letter. The lookaheads keep out
-# names and words: "(D)-glucose", "A-level", "Because".
+# names and words: "(D)-glucose", "A-level", "Because". What is taken is never given back (++, *+, ?+): a model that
+# writes blanks to the end would else be read for hours.
 COMMITTED = re.compile(
-    r"\\boxed\{\s*(?:\\\w+\{)?\s*\(?([A-D])\b|\*\*\s*\(?([A-D])(?:\)|\.|:|\s*\*\*)"
-    r"|(?i:answer(?:\s+is)?\s*:?\s*(?:(?:option|choice)\s+)?)(?:[\s*_`$]|\\\(|\\\w+\{)*\(?([A-D])"
+    r"\\boxed\{\s*+(?:\\\w++\{)?+\s*+\(?([A-D])\b|\*\*\s*+\(?([A-D])(?:\)|\.|:|\s*+\*\*)"
+    r"|(?i:answer(?:\s++is)?+\s*+:?+\s*+(?:(?:option|choice)\s++)?+)(?:[\s*_`$]|\\\(|\\\w++\{)*+\(?([A-D])"
     r"(?![^\W_]|['’]|\)?[-‐–]\w)"
     r"|\A\W*([A-D])\W*\Z"
 )

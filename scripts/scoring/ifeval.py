@@ -16,6 +16,9 @@ from files.input_errors import InputError, shown
 from scoring.followed import followed_digits
 
 PUNKT = "tokenizers/punkt_tab"
+# lm-eval reads these values as patterns. One with signs of repetition can take for ever over an answer.
+PATTERNS = {"keyword", "keywords", "forbidden_words", "section_spliter", "postscript_marker"}
+SIGN_OF_A_PATTERN = re.compile(r"[*+?{}()\[\]|\\]")
 COUNT_BY_PUNKT = {"length_constraints:number_sentences", "change_case:capital_word_frequency"}
 SOME_ANSWER = "* This is *some* answer, P.S. it has <<a title>> and [a place].\n\n***\n\nThat is all."
 FETCH_PUNKT = "run `.venv/bin/python -m nltk.downloader -d .venv/nltk_data punkt_tab`"
@@ -74,6 +77,10 @@ def check_instruction(path: Path, place: str, name: object, given: object) -> No
     if there.keys() != wanted:
         expected = f"the values {', '.join(sorted(wanted)) or 'none'} of {name} {place}"
         raise InputError(path, expected, ", ".join(sorted(there)) or "none")
+    for key in PATTERNS & there.keys():
+        words = there[key] if isinstance(there[key], list) else [there[key]]
+        if any(SIGN_OF_A_PATTERN.search(str(word)) for word in words):
+            raise InputError(path, f"plain words as {key} of {name} {place}", shown(there[key]))
     if name in COUNT_BY_PUNKT:
         check_punkt(place)
     check = known[name](name)

@@ -32,6 +32,7 @@ HARMFUL = [
     ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "RecursionError", True),
     ("{{ ''.__class__.__mro__ }}", "SecurityError", False),
     ("{% include '/etc/passwd' %}", "no loader", False),
+    ("{{ ''.join }}", "an address of this process's memory", True),
     ("{{ raise_exception('no\nway') }}", "TemplateError: no way", False),
     ("{% if %}", "TemplateSyntaxError", False),
 ]
@@ -59,6 +60,11 @@ def test_a_template_has_no_clock_and_draws_alike_in_every_process():
     assert first.startswith("01 January 2026 00:00:00 ") and render_template(words, CHAT) == first
     template_sandbox._renderers.clear()
     assert render_template(words, CHAT) == first
+
+
+def test_a_question_may_hold_an_address():
+    asked = [{"role": "user", "content": "What is <f at 0x7f01>?"}]
+    assert render_template("{{ messages[0].content }}", asked) == asked[0]["content"]
 
 
 def test_a_text_may_grow_with_its_chat_and_have_a_long_beginning():

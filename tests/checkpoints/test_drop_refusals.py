@@ -7,6 +7,7 @@ from pathlib import Path
 
 import fetch_model
 from checkpoints.checkpoint import read_checkpoint, weights_digest
+from checkpoints.small_files import small_files
 from choice.drop_metadata import METADATA_NAME
 from conftest import DEMO
 from expert_drop import main
@@ -112,6 +113,23 @@ def test_a_source_with_a_damaged_index_or_config(refuse, model_copy):
     config.write_text(config.read_text().replace('"llama"', '"gemma4_text"'))
     (model_copy / "merges.txt").symlink_to("gone")
     refuse(model_copy, "merges.txt", "a link to nothing")
+    (model_copy / "merges.txt").unlink()
+    (model_copy.parent / "secret").write_text("a token")
+    (model_copy / "LICENSE").symlink_to("../secret")
+    refuse(model_copy, "LICENSE", "expected a file of the checkpoint, found a link")
+
+
+def test_links_of_the_hub_s_cache_and_within_a_checkpoint_are_its_files(model_copy, tmp_path):
+    snapshot, blobs = tmp_path / "models--a--b/snapshots/123", tmp_path / "models--a--b/blobs"
+    snapshot.parent.mkdir(parents=True)
+    blobs.mkdir()
+    model_copy.rename(snapshot)
+    for number, path in enumerate(sorted(snapshot.iterdir())):
+        path.rename(blobs / str(number))
+        path.symlink_to(f"../../blobs/{number}")
+    (snapshot / "LICENSE").symlink_to("README.md")
+    (snapshot / "README.md").write_text("mit")
+    assert {path.name for path in small_files(snapshot)} >= {"LICENSE", "README.md", "tokenizer.json"}
 
 
 def test_a_shard_with_a_damaged_header(refuse, model_copy):

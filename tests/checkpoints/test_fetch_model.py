@@ -77,8 +77,10 @@ def test_an_assistant_and_the_card_of_a_model_come_from_the_hub(script, refused,
         hub.shutdown()
 
 
-def test_a_downloaded_model_is_known_by_all_its_bytes(script, tiny_text_model, tmp_path):
-    """It lies where an edit between the samples of its weights could pass for the Hub's own."""
+def test_a_model_is_known_by_all_its_bytes(fetched, script, tiny_text_model, tmp_path_factory):
+    """An edit between the samples of its weights could pass for it."""
+    digest, tmp_path = source_digest(tiny_text_model), tmp_path_factory.mktemp("download")
+    assert read_record(fetched / "model.json", ModelRecord)["source_sha256"] == digest
     with Hub() as hub:
         hub.RequestHandlerClass = Downloads
         files = {path.name: {"content": path.read_bytes()} for path in tiny_text_model.iterdir()}
@@ -88,7 +90,7 @@ def test_a_downloaded_model_is_known_by_all_its_bytes(script, tiny_text_model, t
         assert done.returncode == 0, (done.stderr, hub.requests)
         hub.shutdown()
     record = read_record(tmp_path / "model.json", ModelRecord)
-    assert record["source_sha256"] == source_digest(tiny_text_model) == source_digest(tmp_path / "checkpoint")
+    assert record["source_sha256"] == digest == source_digest(tmp_path / "checkpoint")
 
 
 def test_another_model_is_no_assistant(demo_model, tmp_path, refusal):

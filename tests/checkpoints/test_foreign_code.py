@@ -62,6 +62,16 @@ def test_a_checkpoint_that_names_code_is_refused_by_every_command(name, hostile,
     assert not hostile.canary.exists() and not hostile.output.exists()
 
 
+@pytest.mark.parametrize("nested", [False, True])
+def test_weights_that_the_config_names_elsewhere_are_refused(nested, hostile, few_questions, refusal):
+    """transformers would read them, pickles among them, and no digest of ours covers them."""
+    path, named = hostile.model / "config.json", {"transformers_weights": "sub/other.safetensors"}
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | ({"text_config": config.get("text_config", {}) | named} if nested else named)))
+    arguments = ["--model", hostile.model, "--questions", few_questions, "--output", hostile.output]
+    refusal(teacher_force_analysis.main, arguments, path, "transformers_weights 'sub/other.safetensors'")
+
+
 def test_a_tokenizer_s_code_is_not_run_where_only_the_tokenizer_is_read(hostile, few_questions):
     name_code(hostile.model / "tokenizer_config.json", {"AutoTokenizer": ["own.T", "own.T"]})
     arguments = ["--model", hostile.model, "--questions", few_questions, "--output", hostile.output]

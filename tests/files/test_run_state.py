@@ -35,6 +35,8 @@ def test_a_state_has_one_owner(tmp_path):
         with pytest.raises(InputError, match="an output that no other run is writing"):
             RunState(tmp_path / "state", INPUTS)
         RunState(tmp_path / "state", INPUTS, owner=False)
+        with pytest.raises(InputError, match="a run with model"):  # one of the files changed while it read them
+            RunState(tmp_path / "state", {**INPUTS, "model": "b"}, owner=False)
 
 
 def test_what_no_run_left_is_not_touched(tmp_path):

@@ -244,6 +244,8 @@ def test_the_experts_were_dropped_from_the_model_that_was_fetched(build, tmp_pat
     lineage.sources["origins"]["model"] = tmp_path / "model.json"
     write_record(tmp_path / "model.json", known, ModelRecord)
     assert not fetched_breaks(lineage)
+    write_record(tmp_path / "model.json", check_model_directory(DEMO / "model"), ModelRecord)
+    assert "source_sha256 of the model that was fetched: None" in str(lineage_breaks(lineage)[0]), "a record of before"
     write_record(tmp_path / "model.json", {**known, key: "4" * 64}, ModelRecord)
     (error,) = lineage_breaks(lineage)
     assert f"{key} of the model that was fetched: {'4' * 12}" in str(error) and "REPLACE=model" in str(error)

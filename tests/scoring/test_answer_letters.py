@@ -61,6 +61,12 @@ def test_letters_by_lm_evals_filter_and_by_the_strict_rule(by_lm_eval, text, fle
     assert strict_letter(text, "stop") == strict and strict_letter(text, "length") is None
 
 
+def test_an_answer_of_blanks_is_read_at_once():
+    """A model that loops can write 24,576 tokens of them. Steps by the cube of their number would be hours."""
+    for words in ("The answer", "The answer is:", r"\boxed{", "**", r"The answer is \text{"):
+        assert strict_letter(f"{words}{' ' * 100_000}is unknown (B)", "stop") == "B"
+
+
 PIECES = [
     "tin",
     "Tin can",
