@@ -28,6 +28,7 @@ LETTERS = "ABCD"
 ID_CHARACTERS = 200
 MOST_QUESTIONS = 250_000  # of a file: a short row of it takes ten times its bytes in memory
 BATCH_ROWS = 16  # of a Parquet file, read at once
+POINTER_BYTES = 8  # what a list of Python takes for any value, none included
 QUESTION_SEED = 42  # default seed of the order of choices
 SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -142,18 +143,21 @@ def _read_parquet(path: Path) -> list[dict]:
 
 
 def _bytes_of(column: Any) -> int:
-    """Return what the texts of a column (pyarrow.Array) take in Python: a dictionary holds one text for many rows."""
+    """Return what a column (pyarrow.Array) takes in Python at least: a dictionary holds one text for many rows."""
     import pyarrow.compute
 
-    kind = column.type
+    kind, room = column.type, POINTER_BYTES * len(column)
+    if pyarrow.types.is_list(kind) or pyarrow.types.is_large_list(kind) or pyarrow.types.is_fixed_size_list(kind):
+        return room + _bytes_of(column.flatten())
+    if pyarrow.types.is_struct(kind):
+        return room + sum(map(_bytes_of, column.flatten()))
     if not pyarrow.types.is_dictionary(kind):
-        # Inside of lists and the like the texts are not counted one by one.
-        repeats = len(column) if "dictionary" in str(kind) or "run_end" in str(kind) else 1
-        return column.nbytes * repeats
+        # Of what else can hold others (maps, runs) it is not counted how often it does.
+        return room + column.nbytes * (len(column) if kind.num_fields else 1)
     if any(is_kind(kind.value_type) for is_kind in (pyarrow.types.is_string, pyarrow.types.is_large_string)):
         lengths = pyarrow.compute.binary_length(column.dictionary)
-        return pyarrow.compute.sum(lengths.take(column.indices)).as_py() or 0
-    return column.dictionary.nbytes * len(column)
+        return room + (pyarrow.compute.sum(lengths.take(column.indices)).as_py() or 0)
+    return room + column.dictionary.nbytes * len(column)
 
 
 def _bounded(path: Path, rows: Iterable[dict], before: int = 0) -> list[dict]:

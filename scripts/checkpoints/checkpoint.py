@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from checkpoints.card_text import CARD, check_no_references
 from files.input_errors import InputError, check_bounded, sha256_file, shown
 from files.json_records import parse_json, read_json, sha256_json
 from files.seals import hold
@@ -220,6 +221,8 @@ def hold_checkpoint(model: Path) -> None:
     Raises InputError for one beside the weights that is too large to be what its name says.
     """
     for _, path in read_files(model):
+        if path.name == CARD:
+            check_no_references(path)
         if path.suffix != ".safetensors":
             check_bounded(path)
         hold(path)

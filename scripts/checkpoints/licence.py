@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from checkpoints.small_files import CARD
-from files.input_errors import RECORD_MIB, InputError, check_bounded, sha256_file
+from checkpoints.card_text import CARD, check_no_references
+from files.input_errors import InputError, sha256_file
 from files.json_records import read_json
 
 import yaml
@@ -71,7 +71,7 @@ def front_matter_of(card: Path) -> dict | None:
     """Return the front matter of a model card, {} without any, None where it cannot be read: it is a person's text."""
     if not card.is_file():
         return {}
-    check_bounded(card, RECORD_MIB)
+    check_no_references(card)
     # Here: importing them takes as long as all the rest of a command that reads no card.
     from huggingface_hub import ModelCard
     from huggingface_hub.utils import logging

@@ -7,11 +7,11 @@ were of the pruned one.
 import re
 from pathlib import Path
 
+from checkpoints.card_text import CARD
 from files.input_errors import InputError, check_bounded, shown
 from files.safe_files import copy_file
 from files.tokenizer_names import TEMPLATES_NAME, TOKENIZER_PARTS
 
-CARD = "README.md"  # names the licence; a release has a card of its own
 SMALL_FILES = (
     *(CARD, *TOKENIZER_PARTS),
     *("chat_template.json", "generation_config.json", "tekken.json", "video_preprocessor_config.json"),

@@ -20,6 +20,7 @@ SMALLEST_POINTS = ceil(2 * LEAST_PIXELS * WIDTH_INCHES * POINTS_PER_INCH / SHOWN
 TEXT_POINTS = 11.5
 # Every size but the title's follows from this one; ticks keep the size of the text, where matplotlib's own are smaller.
 plt.rcParams.update({"font.size": TEXT_POINTS, "axes.titlesize": "medium", "figure.titlesize": "large"})
+plt.rcParams["text.parse_math"] = False  # a name with two dollar signs is no formula
 
 
 def save_picture(figure: plt.Figure, path: Path) -> None:

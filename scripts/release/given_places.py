@@ -29,7 +29,7 @@ def name_of_map(method: Mapping, place: Path | None) -> str | None:
     known = str(method.get("own_map", {}).get("sha256"))
     if place is None:
         return None
-    if place.is_file() and (found := sha256_file(place)) != known:
+    if place.exists() and (found := sha256_file(place) if place.is_file() else "a folder") != known:
         advice = "give that one as DROP_MAP, or drop by this one (REPLACE=choice)"
         raise InputError(place, f"the drop map that was given, sha256 {known[:DIGITS]}", found[:DIGITS], advice)
     return name if is_plain(name := place.resolve().name) else None
@@ -44,7 +44,7 @@ def draft_digest(sources: Sources) -> str:
 def check_assistant_given(sources: Sources) -> None:
     """Raise InputError for another assistant than that of which the draft model was made."""
     place, known = sources["origins"].get(ASSISTANT_PLACE), draft_digest(sources)
-    if place and place.is_dir() and (found := source_digest(place)) != known:
+    if place and place.exists() and (found := source_digest(place) if place.is_dir() else "a file") != known:
         advice = "give that one as DRAFT, or make the draft model of this one (REPLACE=draft)"
         raise InputError(place, f"the assistant of the draft model, digest {known[:DIGITS]}", found[:DIGITS], advice)
 

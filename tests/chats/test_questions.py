@@ -170,6 +170,21 @@ def test_a_number_that_is_none_is_refused(few_questions, tmp_path):
         load_questions(tmp_path / "a.parquet", 42)
 
 
+@pytest.mark.parametrize("lists", [False, True], ids=["nulls", "dictionary"])
+def test_lists_in_a_parquet_file_are_counted_with_all_that_they_hold(lists, few_questions, tmp_path, monkeypatch):
+    """A kilobyte of a file could stand for gigabytes."""
+    monkeypatch.setattr(questions, "LINES_MIB", 1)
+    table = pyarrow.Table.from_pandas(pandas.read_csv(few_questions)[:4])
+    texts = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 80, pyarrow.int32()), ["x" * 50_000])
+    held = texts if lists else pyarrow.nulls(400_000)
+    offsets = pyarrow.array([0, *[len(held) // 4 * number for number in (1, 2, 3)], len(held)], pyarrow.int32())
+    table = table.append_column("More", pyarrow.ListArray.from_arrays(offsets, held))
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    assert (tmp_path / "a.parquet").stat().st_size < 100_000
+    with pytest.raises(InputError, match="a.parquet: expected at most 1 MiB of questions"):
+        read_rows(tmp_path / "a.parquet")
+
+
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
 def test_a_file_of_too_many_questions_is_refused(few_questions, tmp_path, monkeypatch, suffix):
     """A file of a few KB can hold millions."""

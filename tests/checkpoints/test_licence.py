@@ -1,7 +1,9 @@
 """The licence of a checkpoint: from its card, else from its config; nothing is guessed, and no markup comes by it."""
 
 import json
+import shutil
 
+import convert_to_gguf
 from cards.front_matter import check_front_matter
 from checkpoints.licence import (
     Licence,
@@ -107,6 +109,17 @@ def test_a_card_whose_tags_do_not_fit_their_words_cannot_be_read(tmp_path, value
     assert front_matter_of(path) is None
     with pytest.raises(InputError, match="expected front matter that huggingface_hub reads"):
         check_front_matter(path, "checkpoint")
+
+
+def test_a_card_that_names_its_parts_again_and_again_is_refused_at_once(demo_model, tmp_path, refusal):
+    """629 bytes stood for more values than a memory holds, here and in the converter."""
+    lines = ["a0: &a0 {x: 1}"]
+    lines += [f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}" for n in range(1, 12)]
+    model = shutil.copytree(demo_model, tmp_path / "model")
+    (model / "README.md").write_text(card("\n".join(["license: mit", *lines])))
+    with pytest.raises(InputError, match="README.md: expected front matter without references"):
+        licence_of(model)
+    refusal(convert_to_gguf.main, ["--model", model, "--output", tmp_path / "F16.gguf", "--name", "x"], "references")
 
 
 def test_a_card_that_cannot_be_read_is_named_and_can_be_overruled(tmp_path):

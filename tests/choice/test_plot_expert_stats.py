@@ -4,7 +4,7 @@ import json
 
 from choice.expert_stats import kept_first, write_stats
 from choice.stats_record import EXPERT_SUMS, LAYER_SUMS
-from files.pictures import SHOWN_PIXELS, WIDTH_INCHES, plt
+from files.pictures import SHOWN_PIXELS, WIDTH_INCHES, plt, save_picture
 from generate_drop_map import main as choose
 from plot_expert_stats import (
     Ranked,
@@ -55,6 +55,13 @@ def test_the_map_ranks_by_its_own_scores_and_a_map_without_by_coverage():
     assert ranked(scored).shares.tolist() == [[0.3, 0.4, 0.1, 0.2], [0.5, 0.3, 0.2, 0.0]]
     assert ranked(scored).tosses.tolist() == [[True, False, False, True]] * 2
     assert ranked({"1": [0, 3], "4": [0, 3]}).kept == 2  # of another tool, without entries
+
+
+def test_a_name_with_two_dollar_signs_is_no_formula(tmp_path):
+    figure, axes = plt.subplots()
+    axes.set_title(r"$\frac{x$")
+    save_picture(figure, tmp_path / "x.png")
+    assert (tmp_path / "x.png").stat().st_size > 0
 
 
 def test_coverage_shows_each_layer_by_rank_with_the_cut_and_the_band_of_coin_tosses():

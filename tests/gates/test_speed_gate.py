@@ -102,6 +102,9 @@ def test_a_card_names_the_assistant_of_the_draft_model_and_no_other(pruned_demo,
         assert f"DRAFT={said} " in (tmp_path / str(number) / "README.md").read_text()
     words = ("me-other: expected the assistant of the draft model, digest", "make the draft model of this one")
     refusal(build_release.main, drafted("data/demo/assistant", other, 9), *words)
+    file = tmp_path / "google-gemma-assistant"
+    file.write_text("")
+    refusal(build_release.main, drafted(str(file), file, 9), "gemma-assistant: expected the assistant", "found a file")
     found = checked(tmp_path / "0")
     found.manifest["settings"]["DRAFT"] = "me/other"
     assert any("expected the DRAFT that the draft model was made of" in line for line in build_gate(found).deviations)

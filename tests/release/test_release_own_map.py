@@ -87,6 +87,9 @@ def test_a_card_names_the_map_that_was_given_and_no_other(pruned_demo, inputs, t
     arguments = release_arguments(inputs, tmp_path / "other", *named, tmp_path / "best.json", quants=("Q6_K",))
     refusal(build_release.main, arguments, "best.json: expected the drop map that was given, sha256", "give that one")
     (tmp_path / "best.json").unlink()
+    (tmp_path / "best.json").mkdir()
+    refusal(build_release.main, arguments, "best.json: expected the drop map that was given", "found a folder")
+    (tmp_path / "best.json").rmdir()
     refusal(build_release.main, arguments, "best.json: expected what the release was made of", "found nothing")
     mine.unlink()  # the name was held to it while it was there
     checked = Checked(tmp_path / "GGUF", read_manifest(tmp_path / "GGUF"), read_sources(tmp_path / "GGUF"))
