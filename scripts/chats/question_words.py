@@ -17,8 +17,9 @@ SPELLINGS = {"−": "-"} | dict.fromkeys("×·⋅∙∗", "*") | dict.fromkeys("
 SAYS_NOTHING = re.compile(r"[\s()\[\]{}^]+", re.ASCII)
 UNKNOWN = "?"  # a sign that may be any, or none
 UNSEEN = "_"  # in the place of what is no letter, and may be seen as a blank or as nothing
-# Signs that NFKD makes letters of, or that stand for a letter: slips of typing, and what a word processor puts in.
-SLIPS = str.maketrans({"º": "°", "ª": UNSEEN, "™": UNSEEN, "℠": UNSEEN, "∆": "Δ", "∑": "Σ", "∏": "Π"})
+# Signs that stand for a letter, or letters for a sign: slips of typing, and what a word processor puts in.
+SLIPS = str.maketrans({"º": "°", "ª": UNSEEN, "∆": "Δ", "∑": "Σ", "∏": "Π"})
+SIGN_TAGS = ("<circle>", "<super>")  # of signs such as ™ and Ⓡ, of which NFKD makes letters
 GAP = re.compile(r"([\W_]+)")  # between words
 NUMBER_EDGE = re.compile(r"(?<=\d)(?=[^\W\d_])|(?<=[^\W\d_])(?=\d)")  # between a digit and a letter
 JOINED = ("Lu", "Ll", "Lt", "Nd")  # what makes one word with others of its kind: letters with case, and digits
@@ -97,8 +98,18 @@ def _plain(text: str) -> str:
     """Return a text without case, its letters and signs in one spelling, with UNSEEN for what nobody sees."""
     if text.isascii():  # it has one way to write a letter, and no sign that nobody sees
         return text.casefold()
-    plain = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text.translate(SLIPS)).casefold())
-    return plain.translate({ord(character): _plain_character(character) for character in {*plain}})
+    signs = {ord(character): UNSEEN for character in {*text} if _is_sign_of_letters(character)}
+    # Twice, as case is not all of letters: of one mark it makes a letter, and of some letters others with marks.
+    apart = _without_marks(unicodedata.normalize("NFKD", text.translate(SLIPS | signs)))
+    return _without_marks(unicodedata.normalize("NFKD", apart.casefold()))
+
+
+def _is_sign_of_letters(character: str) -> bool:
+    return unicodedata.category(character) == "So" and unicodedata.decomposition(character).startswith(SIGN_TAGS)
+
+
+def _without_marks(text: str) -> str:
+    return text.translate({ord(character): _plain_character(character) for character in {*text}})
 
 
 def _plain_character(character: str) -> str:

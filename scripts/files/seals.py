@@ -35,6 +35,9 @@ INPUTS_NAME, BEGUN = "inputs.json", "begun.json"
 BINDING = (INPUTS_NAME, BEGUN)
 BY_RECORD = ".gguf"
 KEY_BYTES, KEY_NAME_DIGITS = 32, 12
+# A part of every seal and of the key's name. It goes up whenever a command learns to look at something before it seals:
+# what was sealed without that look would else be as good as what was looked at.
+CHECKS = 2
 KEY_MIB = 1  # at most
 STATE_FOLDER, KEY_NAME = ".local/state", "moe-tools/seal.key"  # in a home folder, and in that
 SEAL_LINE = re.compile(r'(?P<key>[0-9a-f]{12}) (?P<seal>[0-9a-f]{64}) "(?P<place>(?:[^"\\]|\\.)*)" (?P<command>\w*)')
@@ -51,7 +54,7 @@ class Seal(Enum):
     BROKEN = "one edited since it was sealed"
     OTHER = "one that another command wrote"
     LINKED = "a link on the way to it"
-    FOREIGN = "the seal of another key"
+    FOREIGN = "the seal of another key or of an older version"
 
 
 _running = [""]  # the command; the last one, where a test calls several in one process
@@ -279,13 +282,13 @@ def _digest_of_json(value: object) -> str:
 
 def seal_of(key: bytes, place: str, command: str, digest: str, bound: Bound, subject: str | None = None) -> str:
     """Return the hex seal of a file's sha256 at a place, by who wrote it; with `subject` of a line's there."""
-    said = json.dumps([place, command, digest, bound or None, subject])
+    said = json.dumps([CHECKS, place, command, digest, bound or None, subject])
     return hmac.new(key, said.encode(), hashlib.sha256).hexdigest()
 
 
 def key_name(key: bytes) -> str:
     """Return by what the ledger tells keys apart; it gives nothing of the key away."""
-    return hmac.new(key, b"name", hashlib.sha256).hexdigest()[:KEY_NAME_DIGITS]
+    return hmac.new(key, f"name {CHECKS}".encode(), hashlib.sha256).hexdigest()[:KEY_NAME_DIGITS]
 
 
 def _append(root: Path, key: bytes, seal: str, place: str, flush: bool) -> None:
@@ -353,7 +356,7 @@ class Seals:
         self.root, self.key = root, read_key()
         self.own: set[str] = set()
         self.writers: dict[str, set[str]] = {}  # by place, as the ledger names it: who sealed there with this key
-        self.foreign: set[str] = set()  # places that another key sealed
+        self.foreign: set[str] = set()  # places that another key sealed, or an older version
         ledger, mine = root / LEDGER, key_name(self.key)
         for line in read_words(ledger).splitlines() if ledger.is_file() else []:
             if not (found := SEAL_LINE.fullmatch(line)) or not _is_place(found["place"]):

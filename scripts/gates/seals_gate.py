@@ -186,7 +186,7 @@ def judged(checked: Checked) -> list[tuple[str, Path, str, Seal | None]]:
 
 def strange_folder(root: Path) -> str:
     """Return what to say of a build folder in which this machine's key has sealed nothing."""
-    found = "those of another key" if Seals(root).foreign else "none"
+    found = "those of another key or of an older version" if Seals(root).foreign else "none"
     return (
         f"{root / LEDGER}: expected seals of the key {key_path()}, found {found}: a build of another machine, of a "
         "lost key or of an older version; give its key (SEAL_KEY=FILE), make it again, or say SEALS=no to trust it"

@@ -8,6 +8,7 @@ import math
 import mmap
 import re
 import struct
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -227,7 +228,7 @@ def _parse(path: Path, version: int, data: mmap.mmap) -> GgufHeader:
 
 def _check_once(path: Path, what: str, names: list[str]) -> None:
     if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
+        twice, _ = Counter(names).most_common(1)[0]
         raise InputError(path, f"every {what} once", f"{twice} twice")
 
 

@@ -347,7 +347,14 @@ def test_letters_with_case_make_one_word_in_any_alphabet():
 
 
 @pytest.mark.parametrize(
-    "one, other", [("at 25 °C", "at 25 ºC"), ("a Thermal™ tape", "a Thermal tape"), ("the ∆ of it", "the Δ of it")]
+    "one, other",
+    [
+        ("at 25 °C", "at 25 ºC"),
+        ("a Thermal™ tape", "a Thermal tape"),
+        ("the ∆ of it", "the Δ of it"),
+        ("vitamin\u24c7", "vitamin\u00ae"),
+        ("typhoid\u0345", "typhoid"),
+    ],
 )
 def test_a_slip_of_typing_makes_no_other_question(one, other):
     assert words_of(one) == words_of(other)

@@ -208,6 +208,16 @@ def test_dots_that_climb_out_of_a_link_lead_nowhere_else(build, tmp_path):
     assert seal(build / "run/../run/record.json") == Seal.VALID
 
 
+def test_a_seal_of_an_older_version_is_that_of_a_stranger(build, monkeypatch):
+    """Its command looked at less before it sealed. Nor does it help to write today's name of the key over its own."""
+    old = key_name(read_key())
+    monkeypatch.setattr(seals, "CHECKS", seals.CHECKS + 1)
+    assert seal(build / "run/record.json") == Seal.FOREIGN
+    ledger = (build / LEDGER).read_text()
+    (build / LEDGER).write_text(ledger.replace(old, key_name(read_key())))
+    assert ledger.startswith(old) and seal(build / "run/record.json") == Seal.BROKEN
+
+
 def test_half_a_seal_costs_no_other(build):
     with open(build / LEDGER, "a") as file:
         file.write("0123456789ab 0123\n")  # of a crash
