@@ -23,11 +23,12 @@ gc.disable()  # until all test files are imported, see files/command_start.py
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # models of these sizes gain nothing by more, and the workers share them
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # busy waiting starves other jobs on the same processors
 
-from files.safe_files import InputError  # noqa: E402
+from files.safe_files import InputError, gib  # noqa: E402
 from files.seals import set_command  # noqa: E402
 from install_browser import find_browser  # noqa: E402
 
 DEMO = REPO / "data/demo"
+NEEDED_BYTES = 2 << 30  # two workers take 1.5 GiB at most
 pytest_plugins = ["makers.uploads"]  # two files use its fixtures
 
 
@@ -42,8 +43,16 @@ def why_no_browser(config: pytest.Config) -> str:
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Run nothing without a browser where CI is set: nobody would see there that tests were skipped."""
+    """Run not all tests on a disk that cannot hold their folders: a thousand errors would hide the one reason.
+
+    Nor anything without a browser where CI is set: nobody would see there that tests were skipped.
+    """
     a_worker_of_xdist = hasattr(session.config, "workerinput")  # whoever started it has looked already
+    place = Path(tempfile.gettempdir())
+    free = shutil.disk_usage(place).free
+    if session.config.args == ["tests"] and not a_worker_of_xdist and free < NEEDED_BYTES:
+        found = f"{place}: expected {gib(NEEDED_BYTES)} GiB for the folders of the tests, found {gib(free)} GiB free"
+        pytest.exit(f"error: {found}; set TMPDIR to a folder of another disk", returncode=1)
     if os.environ.get("CI") and not a_worker_of_xdist and (reason := why_no_browser(session.config)):
         pytest.exit(reason, returncode=1)
 
