@@ -6,7 +6,8 @@
 override from_environment = $(filter environment,$(firstword $(origin $(1))))
 # Make's own, which it leaves to the environment where that has them. The last three it expands for each shell. Of these
 # MAKEOVERRIDES counts as of the environment where the command line has settings, which then is the value of the next.
-$(foreach v,MAKE_COMMAND MAKECMDGOALS MAKEOVERRIDES -*-command-variables-*- -*-eval-flags-*-,$(if $(call from_environment,$v),\
+override MAKES_OWN := MAKE_COMMAND MAKECMDGOALS MAKEOVERRIDES -*-command-variables-*- -*-eval-flags-*-
+$(foreach v,$(MAKES_OWN),$(if $(call from_environment,$v),\
   $(if $(filter-out $${-*-command-variables-*-},$(value $v)),$(error $v: expected the value that make gives it; \
   found one in the environment))))
 # Without a shell all that follows would be empty, and the first to complain would blame a setting.
