@@ -128,9 +128,11 @@ $(PRUNED_EVAL): $(PRUNED_SCORED) $(SUM_UP) $(call again,eval) | $(EVAL_QUESTIONS
 	  $(EVALUATE) $(PRUNED_NAME) $(call scored,$<)
 
 # ---- 9. compare: question by question
-# Its table has the sizes of all quants that are there: for a release it waits for them.
+# Its table has the sizes of all quants that are there: for a release it waits for them, and it is made again where one
+# has become another. That takes seconds, and a release holds the sizes against the files.
 $(eval $(call remember_samples,$(SCORES:/scores.md=)))
-$(SCORES) $(SCORES:.md=.json) $(SCORES:.md=.png) &: $(FULL_EVAL) $(PRUNED_EVAL) $(COMPARE) \
+$(SCORES) $(SCORES:.md=.json) $(SCORES:.md=.png) &: $(FULL_EVAL) $(PRUNED_EVAL) $(COMPARE) $(if \
+    $(call newer_than,$(wildcard $(SCORES)),$(FULL_RECORDS) $(PRUNED_RECORDS)),FORCE) \
     $(call samples_of,$(SCORES:/scores.md=)) | $(if $(filter release demo,$(MAKECMDGOALS)),$(QUANT_FILES))
 	$(call step,eval,Compare the scores) $(PYTHON) scripts/compare_scores.py --output $(SCORES) \
 	  --model $(FULL_EVAL) $(if $(OPENAI),,$(FULL_RECORDS)) \

@@ -198,7 +198,6 @@ BYTES_DEPEND_ON := CALIBRATION ALLOW_EMPTY_REASONING FOLD DROP_MAP DOMAINS MIN_E
 SET_BY_DEMO := $(shell sed -nE 's/^([A-Z0-9_]+) *=.*/\1/p' runs/demo.mk)
 set_by_hand = $(or $(filter command,$(firstword $(origin $(1)))),\
   $(if $(call same,$(value $(1)),$(value DEFAULT_OF_$(1))),,yes))
-same = $(and $(findstring x$(strip $(1))x,x$(strip $(2))x),$(findstring x$(strip $(2))x,x$(strip $(1))x))
 # A local model is known by its digests and not by its place, which may change.
 NAMED_SETTINGS := $(if $(wildcard $(MODEL)),$(filter-out MODEL,$(ALWAYS_NAMED)),$(ALWAYS_NAMED)) \
   $(foreach v,$(BYTES_DEPEND_ON),$(if $(or $(call set_by_hand,$v),$(filter $v,$(SET_BY_DEMO))),$v))

@@ -15,11 +15,13 @@ endif
 # The defaults, before a run changes them: the cards name what differs.
 $(foreach v,$(SETTINGS),$(eval DEFAULT_OF_$v = $$(strip $(value $v))))
 RUN_FILE := runs/$(if $(filter new,$(MAKECMDGOALS)),$(or $(FROM),demo),$(RUN)).mk
+same = $(and $(findstring x$(strip $(1))x,x$(strip $(2))x),$(findstring x$(strip $(2))x,x$(strip $(1))x))
+SEALS_WERE := $(foreach v,SEAL_KEY SEALS,$(origin $v) $(value $v))
 -include $(RUN_FILE)
 SET_BY_RUN := $(if $(wildcard $(RUN_FILE)),$(shell sed -nE 's/^([A-Z0-9_]+) *[:?]?=.*/\1/p' $(RUN_FILE)))
-# Whose seals count says who runs make, and no file of a run.
-$(foreach v,$(filter SEAL_KEY SEALS,$(SET_BY_RUN)),$(error $(RUN_FILE): expected $v in the environment or on the \
-  command line$(,) found it there))
+# Whose seals count says who runs make, and no file of a run, however it is spelled there.
+$(if $(call same,$(SEALS_WERE),$(foreach v,SEAL_KEY SEALS,$(origin $v) $(value $v))),,$(error $(RUN_FILE): \
+  expected SEAL_KEY and SEALS in the environment or on the command line$(,) found them there))
 $(foreach v,$(filter-out $(SETTINGS),$(SET_BY_RUN)),$(error $(RUN_FILE): unknown setting $v; make help-all lists them))
 
 # A comment behind a value leaves blanks at its end.

@@ -324,8 +324,9 @@ def test_a_run_of_ones_own_is_a_copy_that_make_reads_and_is_not_written_over(tmp
         assert again.returncode != 0 and "error: " in again.stderr
         place.write_text(place.read_text() + "KEPE = 5\n")
         assert "unknown setting KEPE" in make("-n", "analyze", "RUN=test-own-run").stderr
-        place.write_text("SEAL_KEY = own.key\n")
-        assert "expected SEAL_KEY in the environment" in make("-n", "analyze", "RUN=test-own-run").stderr
+        for spelled in ("SEAL_KEY = own.key", " SEALS := no", "override SEALS = no", "SEALS ::= no", "export SEALS=no"):
+            place.write_text(f"include runs/demo.mk\n{spelled}\n")
+            assert "SEAL_KEY and SEALS in the environment" in make("-n", "analyze", "RUN=test-own-run").stderr
     finally:
         place.unlink(missing_ok=True)
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from files.command_start import die_with_parent
+from files.command_start import dying_with_parent
 from files.input_errors import InputError
 
 GO = b"."
@@ -61,7 +61,9 @@ def shared_out(rank: int, world: int) -> Iterator[Ranks]:
         for number in range(1, world if rank == 0 else 1):
             command = [sys.executable, *sys.orig_argv[1:], "--rank", str(number)]
             environment = os.environ | {"RANK": str(number)}  # for its messages (files/safe_files.py)
-            others.append(subprocess.Popen(command, stdin=subprocess.PIPE, env=environment, preexec_fn=die_with_parent))
+            others.append(
+                subprocess.Popen(command, stdin=subprocess.PIPE, env=environment, preexec_fn=dying_with_parent())
+            )
         yield Ranks(rank, world, others)
     finally:
         for other in others:

@@ -49,7 +49,10 @@ def variables_of(release: Release) -> dict[str, object]:
     if release.draft:  # no record has the place of the draft model's checkpoint
         variables["DRAFT"] = settings.get("DRAFT") or "DIRECTORY"
     if release.records:
-        variables["QUANTS"] = " ".join(record["type"] for record in release.records.values())
+        # What was measured beside these files, too: the conclusions are of all, and another repository has the rest.
+        measured = [file["label"] for file in (release.quality or {}).get("files", [])]
+        types = [*(record["type"] for record in release.records.values()), *measured]
+        variables["QUANTS"] = " ".join(dict.fromkeys(types))
     others = {name: value for name, value in settings.items() if name not in NOT_IN_THE_COMMAND}
     return {**variables, **{name: value for name, value in others.items() if name not in variables}}
 

@@ -45,7 +45,12 @@ DTYPE_BYTES = {
 }
 # Where a checkpoint may name code of its own (auto_map), which transformers and llama.cpp's converter could run, and
 # weights in another place (transformers_weights), which no digest of ours covers.
-MAY_NAME_CODE = ("config.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json")
+MAY_NAME_CODE = (
+    *("config.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json"),
+    "video_preprocessor_config.json",
+)
+# Of layers, heads, labels and the like (num_*): transformers makes a list of some.
+MOST_OF_ANYTHING = 1_000_000
 FORBIDDEN_KEYS = {
     "auto_map": (
         "a model of a family that transformers knows, without code of its own",
@@ -127,14 +132,24 @@ def read_config(directory: Path) -> dict:
     if not directory.is_dir():
         raise InputError(directory, "a model directory", "nothing" if not directory.exists() else "a file")
     check_no_code(directory)
-    return read_json(directory / "config.json")
+    config = read_json(path := directory / "config.json")
+    for part in parts_of(config):
+        for key, value in part.items():
+            if key.startswith("num_") and isinstance(value, int | float) and value > MOST_OF_ANYTHING:
+                raise InputError(path, f"at most {MOST_OF_ANYTHING} as {key}", shown(value))
+    return config
+
+
+def parts_of(config: dict) -> list[dict]:
+    """Return a config and those within it, as of the text and of pictures."""
+    return [config, *(value for value in config.values() if isinstance(value, dict))]
 
 
 def check_no_code(directory: Path) -> None:
     """Raise InputError when a file of a checkpoint names code of its own to be run, or a file of other weights."""
     for path in (directory / name for name in MAY_NAME_CODE):
         content = read_json(path) if path.exists() else {}
-        for part in (content, *(value for value in content.values() if isinstance(value, dict))):
+        for part in parts_of(content):
             for key, (expected, advice) in FORBIDDEN_KEYS.items():
                 if named := part.get(key):
                     raise InputError(path, expected, f"{key} {shown(named)}", advice)

@@ -15,7 +15,8 @@ import importlib.util
 import os
 import signal
 import sys
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -51,10 +52,20 @@ def remove_modes(environment: MutableMapping[str, str]) -> None:
         del environment[name]
 
 
-def die_with_parent(number: int = signal.SIGKILL) -> None:
-    """Ask Linux to send this process a signal when its parent dies, so that a killed command leaves none at work."""
+def die_with_parent(number: int = signal.SIGKILL, parent: int | None = None) -> None:
+    """Ask Linux to send this process a signal when its parent dies, so that a killed command leaves none at work.
+
+    parent: which one that is, where it is known: if it has died before it could be asked, this process ends.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
+    if parent is not None and os.getppid() != parent:
+        os._exit(1)
+
+
+def dying_with_parent() -> Callable[[], None]:
+    """Return what a process that this one starts calls first (preexec_fn), so that it dies with this one."""
+    return partial(die_with_parent, parent=os.getpid())
 
 
 def is_command() -> bool:

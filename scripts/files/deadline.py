@@ -40,7 +40,7 @@ def within(
     """
     context = multiprocessing.get_context("fork")  # nothing to import again
     pipe, other_end = context.Pipe(duplex=False)
-    process = context.Process(target=_answer, args=(other_end, work))
+    process = context.Process(target=_answer, args=(other_end, work, os.getpid()))
     held, least = held_bytes(folder), int(seconds * SLOWEST_BYTES)
     process.start()
     other_end.close()
@@ -65,11 +65,11 @@ def within(
     return answer
 
 
-def _answer(pipe: Connection, work: Callable[[], object]) -> None:
+def _answer(pipe: Connection, work: Callable[[], object], parent: int) -> None:
     """Send what the work returns or raises, in the new process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    die_with_parent()
+    die_with_parent(parent=parent)
     try:
         found = (True, work())
     except InputError as error:

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-from files.command_start import die_with_parent, without_modes
+from files.command_start import dying_with_parent, without_modes
 from files.input_errors import InputError
 from llama.llama_tools import last_words
 from llama.socket_folder import SOCKET, socket_folder
@@ -184,7 +184,7 @@ class LlamaServer:
                 stdout=log,
                 stderr=log,
                 env=server_environment(dict(os.environ)) | {"LLAMA_API_KEY": self.key},
-                preexec_fn=die_with_parent,
+                preexec_fn=dying_with_parent(),
                 start_new_session=True,  # Ctrl-C is for the script, which stops the server
             )
         self.starts += 1

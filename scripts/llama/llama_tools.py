@@ -12,7 +12,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from files.command_start import die_with_parent, without_modes
+from files.command_start import dying_with_parent, without_modes
 from files.input_errors import InputError, sha256_file
 from files.json_records import read_json, sha256_json
 from files.seals import home_folder
@@ -168,7 +168,7 @@ def run_tool(command: list[object], *, cwd: Path, what: str, step: str, total: s
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         env=without_modes(os.environ) | NO_BACKTRACE,
-        preexec_fn=die_with_parent,
+        preexec_fn=dying_with_parent(),
     )
     try:
         assert process.stdout is not None  # it is a pipe

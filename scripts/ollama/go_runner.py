@@ -16,7 +16,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from files.command_start import die_with_parent
+from files.command_start import dying_with_parent
 from files.input_errors import InputError
 from files.safe_files import flush_to_disk
 from llama.llama_tools import tools_cache
@@ -67,7 +67,7 @@ def compile_runner(go: Path, target: Path) -> None:
             text=True,
             cwd=work,
             env={**kept, **offline},
-            preexec_fn=die_with_parent,
+            preexec_fn=dying_with_parent(),
         )
         if done.returncode:
             raise InputError(

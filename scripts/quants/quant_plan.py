@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from files.command_start import die_with_parent
+from files.command_start import dying_with_parent
 from files.input_errors import InputError
 from ggufs.gguf_header import (
     ARRAY,
@@ -155,7 +155,7 @@ def run_quantize(command: Sequence[object], cwd: Path | None = None) -> tuple[in
         capture_output=True,
         text=True,
         errors="replace",
-        preexec_fn=die_with_parent,
+        preexec_fn=dying_with_parent(),
     )
     return done.returncode, done.stdout + done.stderr
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from files.command_start import die_with_parent
+from files.command_start import dying_with_parent
 from files.input_errors import InputError
 from files.json_records import sha256_json
 from llama.llama_server import without_server_keys
@@ -62,15 +62,20 @@ def lm_eval_command(
     options = {
         "--model": protocol.model,
         "--model_args": model,
-        "--include_path": str(task_folder),
+        "--include_path": _as_argument(task_folder),
         "--tasks": frozen_name(protocol.task),
         "--gen_kwargs": protocol.gen_kwargs,
         "--seed": str(protocol.seed),
-        "--output_path": str(output),
+        "--output_path": _as_argument(output),
     }
     values = [part for option in options.items() for part in option]
     # -P keeps this folder out of the places where lm-eval finds its own modules.
     return [sys.executable, "-P", OWN_TASK, "run", *values, "--apply_chat_template", "--log_samples"]
+
+
+def _as_argument(path: Path) -> str:
+    """Return a path that lm-eval takes neither for an option (-x) nor for one in a home folder (~)."""
+    return str(path) if path.is_absolute() else f"./{path}"
 
 
 def lm_eval_environment(environment: dict[str, str], datasets_cache: Path, key: str) -> dict[str, str]:
@@ -98,7 +103,7 @@ async def run_lm_eval(command: list[str], environment: dict[str, str], log: Path
             stdout=output,
             stderr=output,
             env=environment,
-            preexec_fn=die_with_parent,
+            preexec_fn=dying_with_parent(),
             start_new_session=True,  # Ctrl-C is for the script, which ends lm-eval itself
         )
     done = asyncio.ensure_future(process.wait())

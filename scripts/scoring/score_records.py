@@ -108,6 +108,8 @@ class AnswerRow(Fields):
         letters = ALL_LETTERS if self.chance else ALL_LETTERS[:choices]  # of four choices one may answer (J), too
         if self.loose is not None:
             check_digits(self.letter or "", self.loose, self.target, self.correct)
+        patched = {"patched_letter", "patched_correct"} & self.model_fields_set
+        require(len(patched) in (0, 2), "patched_letter and patched_correct, or neither")
         for name in ("", "strict_", "patched_"):
             if f"{name}letter" in self.model_fields_set:
                 self.check_letter(f"{name}letter", f"{name}correct", letters)

@@ -45,7 +45,7 @@ LABELS = frozenset({"calibration", "name", "gguf", "label", "note", "type", "cri
 # What one record alone holds, by file: nothing that the command reads could contradict another value.
 # A full model has no map. How many of the scored questions chose is counted where both files are; make check-release
 # does it again.
-OF_A_RUN = {"experts", "gguf_bytes", "drop_map", "chosen_on"}
+OF_A_RUN = {"experts", "gguf_bytes", "drop_map", "chosen_on", "scored_and_chosen_on"}
 OF_AN_ANSWER = {"prompt_tokens", "completion_tokens", "seconds", "asked_at", "attempts"}
 OF_A_FOLD = OF_A_RUN | OF_AN_ANSWER | {"order", "record_id", "letter", "strict_letter", "finish_reason"}
 MEASURED_ONCE = {
@@ -53,7 +53,7 @@ MEASURED_ONCE = {
     "summary.json": OF_A_RUN,
     "fold0.json": OF_A_FOLD,
     "fold1.json": OF_A_FOLD,
-    "scores.json": {"drop_map", "bytes", "experts", "chosen_on"},
+    "scores.json": {"drop_map", "bytes", "experts", "chosen_on", "task"},
     "quality.json": {"losses", "line", "between", "scopes", "imatrix", "difference_error"},
     "findings.json": {"specialisation", "weights", "outputs", "bf16", "maps", "missing"},
     "map.json": {"bootstrap", "layers"},  # how many the model has is looked at where there is a model
