@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 from files.option_types import command_parser
 from files.safe_files import GIB, flush_to_disk, require_disk_space, run
 from files.written_records import write_json
-from llama.llama_tools import SCRIPTS, die_with_parent, find_llama_cpp
+from llama.llama_tools import SCRIPTS, dying_with_parent, find_llama_cpp
 from quants.recipes import RECIPES
 
 from bench_table import row, table
@@ -49,7 +49,7 @@ def seconds(*command: object, cwd: Path | None = None, flush: Path | None = None
         check=True,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        preexec_fn=die_with_parent,
+        preexec_fn=dying_with_parent(),
     )
     if flush:
         flush_to_disk(flush)

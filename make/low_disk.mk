@@ -9,7 +9,7 @@
 
 OUTLINE := $(FULL)/outline
 # What a release is held against: the weights, or their outline where they have gone.
-FULL_SOURCE = $(firstword $(shell ls -d $(OUTLINE) 2>/dev/null) $(FULL)/checkpoint)
+FULL_SOURCE = $(if $(shell ls $(OUTLINE)/config.json 2>/dev/null),$(OUTLINE),$(FULL)/checkpoint)
 
 ifneq ($(filter yes all,$(LOW_DISK)),)
 NEEDS_ALL := verify reproduce quality compare-criteria compare-imatrix compare-cd-scopes findings loops eval-heldout

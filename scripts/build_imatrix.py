@@ -14,7 +14,6 @@ An output whose record names the same inputs and tools is left as it is. Upstrea
 import argparse
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +22,7 @@ from files.input_errors import RECORD_MIB, InputError, check_bounded, sha256_fil
 from files.json_records import read_json
 from files.known_digests import known_sha256
 from files.option_types import command_parser, named_path, positive
-from files.safe_files import check_apart, copy_file, gib, replace_when_done, run, unchanged
+from files.safe_files import check_apart, copy_file, gib, remove, replace_when_done, run, unchanged
 from files.written_records import check_recorded, write_record
 from ggufs.gguf_header import read_header
 from ggufs.imatrix import CONTEXT_TOKENS, Imatrix, ImatrixRecord, check_reached, read_imatrix
@@ -53,13 +52,19 @@ def check_calibration(path: Path, context: int) -> None:
 
 
 @contextmanager
-def private_copy(path: Path) -> Iterator[Path]:
-    """Yield a copy of a file, of the same name, in a folder of its own; raise InputError if it changed meanwhile."""
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / path.name
-        copy_file(path, copy)
+def private_copy(path: Path, folder: Path) -> Iterator[Path]:
+    """Yield a copy of a file, of the same name, in a folder of its own; raise InputError if it changed meanwhile.
+
+    folder: goes again. A killed run leaves it, with the words of the questions, until the next one comes by here.
+    """
+    remove(folder)
+    folder.mkdir(mode=0o700)
+    try:
+        copy_file(path, copy := folder / path.name)
         with unchanged(copy):
             yield copy
+    finally:
+        remove(folder)
 
 
 def run_imatrix(tools: LlamaCpp, model: Path, calibration: Path, output: Path, context: int) -> str:
@@ -69,7 +74,7 @@ def run_imatrix(tools: LlamaCpp, model: Path, calibration: Path, output: Path, c
     """
     try:
         # It reads the text minutes after us. The copy is nobody's, so whatever happens to it is an attack or a mishap.
-        with private_copy(calibration) as text:
+        with private_copy(calibration, Path(f"{output}.text")) as text:
             digest = sha256_file(text)
             run_tool(
                 imatrix_command(tools.tool("llama-imatrix"), model, text, output, context),

@@ -149,7 +149,9 @@ def write_checkpoint(
         # Last, since a directory that has it counts as complete.
         source_digests = {"config_sha256": sha256_file(source / "config.json"), "weights_sha256": weights_sha256}
         source_digests |= {"source_sha256": whole.result(), DIGEST: card_digest(source)}
-        content = metadata_of(drop_map, source_digests, digests) | by_hand
+        rest = [path for path in sorted(output.rglob("*")) if path.is_file() and path.name not in digests]
+        small = {path.relative_to(output).as_posix(): sha256_file(path) for path in rest}
+        content = metadata_of(drop_map, source_digests, digests, small) | by_hand
         write_record(output / METADATA_NAME, content, DropMetadata)
     return len(shards)
 

@@ -31,6 +31,7 @@ class DropMetadata(Record):
 
     source: config_sha256, weights_sha256 and source_sha256 (`weights_digest`, `source_digest` of checkpoints/), and
     card_sha256, of README.md, "" where there was none. shard_bytes: where others than make's were asked for.
+    small_files: sha256 of config, index and what came from the full model as it was, by path in the folder.
     """
 
     what: ClassVar[str] = METADATA_NAME
@@ -43,6 +44,7 @@ class DropMetadata(Record):
     source: dict[str, str]
     shards: dict[str, Sha256]
     shard_bytes: Positive | None = None
+    small_files: dict[str, Sha256] = {}
     layers: dict[str, dict[str, list[int]]]
 
     @model_validator(mode="after")
@@ -98,8 +100,10 @@ def methodology_of(method: dict) -> dict:
     return {"chosen_by": chosen_by, **found, "not_known": [name for name, value in found.items() if value is None]}
 
 
-def metadata_of(drop_map: DropMap, source: dict[str, str], shards: dict[str, str]) -> dict:
-    """Return what expert_drop_metadata.json records; source: digests of the full model; shards: sha256 by file name."""
+def metadata_of(
+    drop_map: DropMap, source: dict[str, str], shards: dict[str, str], small: dict[str, str] | None = None
+) -> dict:
+    """Return what expert_drop_metadata.json records; source: digests of the full model; the rest: sha256 by file."""
     return {
         "method": drop_map.details,
         "methodology": methodology_of(drop_map.details),
@@ -108,5 +112,6 @@ def metadata_of(drop_map: DropMap, source: dict[str, str], shards: dict[str, str
         "drop_map_sha256": drop_map.sha256,
         "source": source,
         "shards": shards,
+        "small_files": small or {},
         "layers": {str(i): {"keep": drop_map.keep[i], "drop": drop_map.drop[i]} for i in drop_map.keep},
     }

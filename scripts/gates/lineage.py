@@ -329,6 +329,26 @@ def fetched_breaks(lineage: Lineage) -> Breaks:
     return breaks_of(lineage.metadata_path, pairs, OTHER_FETCHED)
 
 
+def small_file_breaks(lineage: Lineage) -> Breaks:
+    """The files beside the weights are those that the drop has put there, whether the full model is still there or not.
+
+    A seal alone holds also for a file of its place in another build folder.
+    """
+    metadata, folder = read_metadata(lineage.metadata_path), lineage.metadata_path.parent
+    # A release takes neither card nor manifest from a checkpoint.
+    others = {METADATA_NAME, CARD, MANIFEST, *metadata["shards"]}
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    there = {path.relative_to(folder).as_posix(): path for path in files}
+    put = metadata["small_files"]
+    found = []
+    for name in sorted({*there, *put} - others):
+        digest = sha256_file(there[name])[:DIGITS] if name in there else "none"
+        if digest != put.get(name, "none")[:DIGITS]:
+            expected = f"what the drop has put there, sha256 {put.get(name, 'none')[:DIGITS]}"
+            found.append(InputError(folder / name, expected, digest, OTHER_BUILD))
+    return found
+
+
 def source_breaks(lineage: Lineage) -> Breaks:
     """Config and small files of the checkpoint are the full model's; of the config only the expert count is another."""
     source, folder = lineage.origin("source"), lineage.metadata_path.parent
@@ -406,7 +426,7 @@ def quant_breaks(lineage: Lineage) -> Breaks:
 def lineage_breaks(lineage: Lineage) -> Breaks:
     """Return every break of the chain, from the statistics to the quants."""
     found = map_breaks(lineage) + choice_breaks(lineage) + checkpoint_breaks(lineage) + source_breaks(lineage)
-    found += fetched_breaks(lineage)
+    found += fetched_breaks(lineage) + small_file_breaks(lineage)
     for part in (f16_type_breaks, quant_breaks, header_breaks, router_breaks):
         found += part(lineage)
     return found

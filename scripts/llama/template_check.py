@@ -16,22 +16,24 @@ SYSTEM, ANSWER = {"role": "system", "content": "."}, {"role": "assistant", "cont
 def check_gguf_template(gguf: Path, prompts: list[str]) -> None:
     """Raise InputError when a GGUF file's chat template fails on these prompts, or loops or grows on any small chat.
 
-    A file without a template passes: llama-server has one of its own.
+    A file without a template passes: llama-server has one of its own. Another one, such as for tools, need not render.
     """
-    template = read_header(gguf).value(TEMPLATE_KEY)
-    if not template:
-        return
-    try:
-        for prompt in [str(ASKED["content"]), *prompts]:
-            _render(str(template), [{"role": "user", "content": prompt}], enable_thinking=True)
-    except TemplateFailure as error:
-        raise InputError(gguf, "a chat template that renders", str(error)) from error
-    for chat, tools in (([SYSTEM, ASKED, ANSWER, ASKED], None), ([ASKED], [TOOL])):
+    header = read_header(gguf)
+    if template := header.value(TEMPLATE_KEY):
         try:
-            _render(str(template), chat, tools=tools)
+            for prompt in [str(ASKED["content"]), *prompts]:
+                _render(str(template), [{"role": "user", "content": prompt}], enable_thinking=True)
         except TemplateFailure as error:
-            if error.endless:  # another failure is its right: not every model knows tools or a system's words
-                raise InputError(gguf, "a chat template that renders", str(error)) from error
+            raise InputError(gguf, "a chat template that renders", str(error)) from error
+    named = [pair for pair in header.key_values if pair.key.startswith(TEMPLATE_KEY) and isinstance(pair.value, str)]
+    for pair in named:
+        for chat, tools in (([SYSTEM, ASKED, ANSWER, ASKED], None), ([ASKED], [TOOL])):
+            try:
+                _render(pair.value, chat, tools=tools)
+            except TemplateFailure as error:
+                if error.endless:  # another failure is its right: not every model knows tools or a system's words
+                    of = "" if pair.key == TEMPLATE_KEY else f" by {pair.key}"
+                    raise InputError(gguf, "a chat template that renders", f"{error}{of}") from error
 
 
 def _render(template: str, chat: list[dict], **options: object) -> None:

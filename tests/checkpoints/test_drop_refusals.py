@@ -43,7 +43,7 @@ def test_a_number_of_layers_that_no_model_has(refuse, model_copy):
     config = json.loads((model_copy / "config.json").read_text())
     config["num_hidden_layers"] = 1 << 32  # would be counted to
     (model_copy / "config.json").write_text(json.dumps(config))
-    refuse(model_copy, model_copy / "config.json", "num_hidden_layers of a mixture-of-experts model", 1 << 32)
+    refuse(model_copy, model_copy / "config.json", "as num_hidden_layers", 1 << 32)
 
 
 def test_a_shard_that_the_digest_of_a_checkpoint_would_leave_out(refuse, model_copy):

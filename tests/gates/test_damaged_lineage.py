@@ -14,7 +14,7 @@ from fetch_model import check_model_directory
 from files.input_errors import sha256_file
 from files.json_records import read_json
 from files.written_records import write_record
-from gates.lineage import fetched_breaks, imatrix_model_breaks, lineage_breaks
+from gates.lineage import fetched_breaks, imatrix_model_breaks, lineage_breaks, small_file_breaks
 from makers.damaged_build import Build, as_own_map, of_map, of_metadata
 from makers.pruned_models import NAME
 from release.sources import sources_path
@@ -233,6 +233,14 @@ def test_the_checkpoint_has_the_full_model_s_small_files_and_no_others(build, da
     build.change(build.f16, lambda record: record.update(source_sha256=source_digest(build.metadata.parent)))
     found = build.failing("lineage")
     assert any(words in line for line in found) if words else not found, found
+
+
+@pytest.mark.parametrize("damage, name", [(of_tokenizer, "tokenizer_config.json"), (of_added_file, "RESULTS.md")])
+def test_small_files_are_those_of_the_drop_where_the_full_model_has_gone(build, damage, name):
+    assert not small_file_breaks(build.checked.lineage)
+    damage(build)
+    (error,) = small_file_breaks(build.checked.lineage)
+    assert f"{name}: expected what the drop has put there" in str(error)
 
 
 @pytest.mark.parametrize("key", ["weights_sha256", "config_sha256", "source_sha256"])

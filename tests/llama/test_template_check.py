@@ -37,6 +37,12 @@ def test_one_that_waits_for_a_question_is_refused_by_that_question(f16, tmp_path
         check_gguf_template(gguf, ["one", "two", "six"])
 
 
+def test_one_for_tools_alone_is_tried_too(f16, tmp_path):
+    gguf = with_template(f16, LOOP, tmp_path / "own.gguf", ".tool_use")
+    with pytest.raises(InputError, match=rf"{NO_END} by tokenizer.chat_template.tool_use"):
+        check_gguf_template(gguf, [])
+
+
 def test_one_that_only_llama_cpp_runs_without_end_is_stopped(f16, tools, tmp_path, monkeypatch):
     monkeypatch.setattr(llama_server, "TEMPLATE_SECONDS", 1)
     # Jinja has a function of this name, llama.cpp has none.

@@ -25,10 +25,10 @@ def next_token_logprobs(server: LlamaServer, ids: list[int], vocab: int) -> torc
     return logprobs
 
 
-def with_template(source: Path, template: str, output: Path) -> Path:
-    """Write a copy of a GGUF file that holds another chat template; return its path."""
-    header, key = read_header(source), "tokenizer.chat_template"
-    pairs = [key_value(key, template) if pair.key == key else pair.raw for pair in header.key_values]
+def with_template(source: Path, template: str, output: Path, of: str = "") -> Path:
+    """Write a copy of a GGUF file that holds another chat template, or one more (of ".tool_use"); return its path."""
+    header, key = read_header(source), f"tokenizer.chat_template{of}"
+    pairs = [pair.raw for pair in header.key_values if pair.key != key] + [key_value(key, template)]
     plans = [(tensor.name, tensor.dims, tensor.kind) for tensor in header.tensors]
     with open(source, "rb") as file:
         file.seek(min(tensor.offset for tensor in header.tensors))

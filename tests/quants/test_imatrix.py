@@ -91,11 +91,15 @@ def test_a_text_that_is_exchanged_for_llama_imatrix_is_not_measured(built, tmp_p
     text = tmp_path / "text.txt"
     text.write_bytes((built / "text.txt").read_bytes())
     digest = sha256_file(text)
-    with build_imatrix.private_copy(text) as copy:
+    folder = tmp_path / "x.partial.gguf.text"
+    folder.mkdir()
+    (folder / "of a killed run").touch()
+    with build_imatrix.private_copy(text, folder) as copy:
         text.write_text("another one")
-        assert (copy.name, sha256_file(copy)) == (text.name, digest)
+        assert (copy.name, sha256_file(copy)) == (text.name, digest) and [*folder.iterdir()] == [copy]
+    assert not folder.exists()
     text.write_bytes((built / "text.txt").read_bytes())
-    with pytest.raises(InputError, match="stays as it is"), build_imatrix.private_copy(text) as copy:
+    with pytest.raises(InputError, match="stays as it is"), build_imatrix.private_copy(text, folder) as copy:
         copy.write_text("another one")
 
 
