@@ -8,7 +8,7 @@ import sys
 
 from conftest import REPO
 from files import command_start
-from files.command_start import INTERRUPTIBLE, collect_garbage_again
+from files.command_start import INTERRUPTIBLE, collect_garbage_again, die_with_parent, dying_with_parent
 
 import pytest
 
@@ -76,3 +76,11 @@ def test_what_a_command_imports_is_not_looked_through_for_garbage(slow_import, t
     collect_garbage_again()
     assert gc.isenabled() and gc.get_freeze_count() > 0
     gc.unfreeze()
+
+
+def test_a_process_whose_parent_has_died_before_it_could_be_asked_ends_at_once():
+    """Linux tells only of a death that is still to come."""
+    command = [sys.executable, "-c", "print('at work')"]
+    assert subprocess.run(command, preexec_fn=dying_with_parent(), capture_output=True).returncode == 0
+    late = subprocess.run(command, preexec_fn=lambda: die_with_parent(parent=1 << 30), capture_output=True)
+    assert (late.returncode, late.stdout) == (1, b"")
