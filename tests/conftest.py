@@ -93,8 +93,13 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 @pytest.fixture(autouse=True)
-def no_command() -> None:
-    """Seal as no command until a test calls one: not as the last one of another test."""
+def no_command() -> Iterator[None]:
+    """Seal as no command until a test calls one: not as the last one of another test, nor with the files it held.
+
+    After it, too: what fixtures of a whole file call comes before this one of its first test.
+    """
+    set_command("")
+    yield
     set_command("")
 
 

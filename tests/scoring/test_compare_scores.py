@@ -35,7 +35,8 @@ def summary(name: str, right: str, seed: int = 42, patch: dict | None = PATCH, *
             "strict_correct": mark == "1",
             "completion_tokens": 1,
         }
-        rows.append(row | ({"patched_correct": mark == "p"} if mark in "pe" and patch else {}))
+        patched = {"patched_letter": "A" if mark == "p" else "B", "patched_correct": mark == "p"}
+        rows.append(row | (patched if mark in "pe" and patch else {}))
     protocol = Protocol(seed=seed, choice_order_seed=seed)
     return {
         "version": Summary.current,
