@@ -30,7 +30,7 @@ from quants.layer_tiers import cd_choices
 from quants.padded_model import planned_header, recorded_widths
 from quants.quant_plan import QuantPlan, imatrix_pairs, plan_quant, write_imatrix_stand_in
 from quants.quant_record import ConversionRecord, QuantRecord
-from quants.recipe_choice import add_recipe_arguments, recipe_for
+from quants.recipe_choice import add_recipe_arguments, auto_choices, recipe_for
 from quants.recipes import RECIPES, Recipe, target_bytes
 from quants.sensitivity_record import Sensitivity
 from quants.sparse_gguf import from_checkpoint
@@ -181,12 +181,7 @@ def recipe_breaks(checked: Checked, own: GgufHeader, tool: Path, imatrix: Path |
             lineage.origin("sensitivity")  # without it recipe_for would assume errors that nobody measured
         if record.get("cd_rule"):
             lineage.origin("statistics")
-        again = recipe_for(args, kind, own, tool, imatrix, None)
-        pairs = [(f"{key}:", value, record.get(key)) for key, value in cd_choices(again, args).items() if key in record]
-        pairs += [("the base type", again.base, record["base"]), ("the note", again.note, record["note"])]
-        pairs.append(("the types that its recipe gives:", again.arguments, record["arguments"]))
-        pairs.append(("padded widths:", recorded_widths(own, again), record.get("padded", {})))
-        found += breaks_of(path, pairs, QUANTISE)
+        found += of_recipe(path, record, recipe_for(args, kind, own, tool, imatrix, None), args, own)
     if args.sensitivity and any(target_bytes(record["type"]) for _, record in used):
         inputs = read_record(args.sensitivity, Sensitivity)["inputs"]
         measured = read_record(lineage.origin("imatrix"), ImatrixRecord)["sha256"]
@@ -196,6 +191,18 @@ def recipe_breaks(checked: Checked, own: GgufHeader, tool: Path, imatrix: Path |
         )
         found += sensitivity_text_breaks(lineage, args.sensitivity, inputs)
     return found
+
+
+def of_recipe(path: Path, record: dict, again: Recipe, args: argparse.Namespace, own: GgufHeader) -> Breaks:
+    """What the record of a CD or AUTO file says of its types is what its recipe, made again, gives."""
+    pairs = [(f"{key}:", value, record.get(key)) for key, value in cd_choices(again, args).items() if key in record]
+    pairs += [("the base type", again.base, record["base"]), ("the note", again.note, record["note"])]
+    pairs.append(("the types that its recipe gives:", again.arguments, record["arguments"]))
+    # By this the card says which questions such a file has seen.
+    chosen = {key: value for key, value in auto_choices(again, args).items() if key == "auto_measured_on"}
+    pairs += [("sensitivities measured on", value, record.get(key)) for key, value in chosen.items()]
+    pairs.append(("padded widths:", recorded_widths(own, again), record.get("padded", {})))
+    return breaks_of(path, pairs, QUANTISE)
 
 
 def sensitivity_text_breaks(lineage: Lineage, path: Path, inputs: dict) -> Breaks:

@@ -1,5 +1,6 @@
 """Target sizes: the knapsack against every choice, costs by hand, sensitivities measured, files built."""
 
+import argparse
 import itertools
 import json
 import os
@@ -16,6 +17,7 @@ from calls import call
 from conftest import REPO
 from files.json_records import read_record
 from files.safe_files import GIB
+from gates.written_again import of_recipe, recipe_of
 from ggufs.gguf_header import TensorInfo, read_header
 from makers.shared_ggufs import tiny_ggufs
 from quants.recipe_choice import MEASURED_ON
@@ -192,6 +194,13 @@ def test_target_sizes_are_built_like_any_other_quant_and_never_exceeded(inputs, 
     said = read_record(measured, Sensitivity)["inputs"]
     assert record["auto_measured_on"] == {key: said.get(key) for key in MEASURED_ON} and said["chats"]
     assert record["auto_padding"] is True
+    # A release asks for that, too.
+    args = argparse.Namespace(sensitivity=measured, no_padding=False, stats=None, cd_tiers=None)
+    header, again = read_header(inputs["--input"]), recipe_of(record)
+    assert not of_recipe(output, record, again, args, header)
+    for other in ({**said, "chats": 99}, None):
+        (error,) = of_recipe(output, record | {"auto_measured_on": other}, again, args, header)
+        assert "expected sensitivities measured on" in str(error)
     build(name, "--no-padding")
     assert json.loads(Path(f"{output}.json").read_text())["auto_padding"] is False
     everything = build("AUTO-1")  # room for all of it: F16 itself
