@@ -65,8 +65,8 @@ runs_in = $(if $(SEEDS),$(SEEDS:%=$(1)/seed-%/summary.json),$(1)/summary.json)
 # The scores of other tasks than GPQA Diamond stand beside each other. Those of GPQA may have fewer samples, or another
 # name: the page then keeps the last of them.
 OTHER_TASK := $(filter-out gpqa_diamond_cot_zeroshot,$(TASK))
-GPQA_BEFORE := $(if $(OTHER_TASK),$(patsubst %/scores.json,%,\
-  $(shell cd '$(PRUNED)/eval' 2>/dev/null && ls -t */scores.json)))
+GPQA_BEFORE := $(if $(OTHER_TASK),$(call check_files,$(PRUNED)/eval,$(patsubst %/scores.json,%,\
+  $(shell cd '$(PRUNED)/eval' 2>/dev/null && ls -t */scores.json))))
 PAGE_KEEPS := $(if $(filter release demo check-release upload,$(MAKECMDGOALS)),,$(firstword $(GPQA_BEFORE)))
 GPQA_NAME := $(or $(filter $(EVAL_NAME),$(GPQA_BEFORE)),$(if $(OTHER_TASK),$(or $(filter \
   $(EVAL_NAME:%-samples=%),$(GPQA_BEFORE)),$(PAGE_KEEPS),$(EVAL_NAME:%-samples=%))),$(EVAL_NAME))

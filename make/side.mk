@@ -125,7 +125,8 @@ $(ASSISTANT_FETCHED): $(call again,draft) | $(SETUP) $(CHECKED)
 	$(call step,draft,Fetch $(DRAFT)) $(PYTHON) scripts/fetch_model.py --assistant --model $(DRAFT) --output $(ASSISTANT)
 	@printf '%s\n' '$(DRAFT)' >$@
 
-$(DRAFT_FILE): $(PRUNED_F16) $(ASSISTANT_FETCHED) $(wildcard $(ASSISTANT)/config.json $(ASSISTANT)/*.safetensors) \
+$(DRAFT_FILE): $(PRUNED_F16) $(ASSISTANT_FETCHED) \
+    $(call check_files,$(ASSISTANT),$(wildcard $(ASSISTANT)/config.json $(ASSISTANT)/*.safetensors)) \
     $(call again,draft) | $(DRAFT_FOLDER)/settings.txt $(TOOLS)
 	$(call step,draft,Build the draft model) $(PYTHON) scripts/build_draft.py --model $(ASSISTANT) --target $(PRUNED_F16) \
 	  --name $(PRUNED_NAME) --type $(DRAFT_TYPE) --gpu-layers $(GPU_LAYERS) --output $@

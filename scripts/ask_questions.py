@@ -47,6 +47,7 @@ from scoring.eval_protocol import (
 )
 from scoring.eval_tasks import frozen_name, task_of
 from scoring.evaluated_file import evaluated_sha256
+from scoring.frozen_task import check_frozen_task
 from scoring.lm_eval_run import check_lm_eval_values, lm_eval_command, lm_eval_environment, run_lm_eval
 from scoring.lm_eval_samples import missing_results, read_frozen, shorten_names
 from scoring.run_files import (
@@ -198,6 +199,7 @@ async def evaluate(
     # The copy of the questions that lm-eval's loader makes, under names of 200 characters, and does not flush: what a
     # power cut has left of it must not be read. It is made again in a moment.
     remove(task_folder / "datasets")
+    check_frozen_task(task_folder, protocol.task)
     environment = lm_eval_environment(dict(os.environ), task_folder / "datasets", proxy.key)
     try:
         async with proxy.listening() as url:

@@ -25,8 +25,9 @@ from files.option_types import command_parser, named_path
 from files.safe_files import check_apart, replace_when_done, run
 from files.written_records import write_json, write_lines
 from scoring.eval_protocol import DEFAULT_TASK
-from scoring.eval_tasks import MMLU_PRO_SHOTS, EvalTask, base_task, frozen_name, task_of
+from scoring.eval_tasks import MMLU_PRO_SHOTS, EvalTask, frozen_name, task_of
 from scoring.frozen_questions import documents_of, other_documents
+from scoring.frozen_task import task_yaml
 from scoring.run_files import ANOTHER_OUTPUT, FROZEN, READ_FROM, SHOTS
 
 
@@ -43,16 +44,6 @@ def held_out(documents: list[dict], drop_map: Path) -> list[dict]:
             drop_map, "held-out questions, all of them in the question file", found, "make the map with --fold"
         )
     return kept
-
-
-def task_yaml(base: Path, name: str, files: dict[str, Path]) -> str:
-    """Return the task: lm-eval's prompt, filters and metric over frozen files. files: by split."""
-    # `include` and not a copy, so that the task follows lm-eval. JSON is also YAML, so any path can be written as one.
-    lines = [f"    {split}: {json.dumps(str(path))}\n" for split, path in files.items()]
-    return (
-        f"include: {json.dumps(str(base))}\ntask: {name}\ndataset_path: json\ndataset_name: null\n"
-        f"dataset_kwargs:\n  data_files:\n{''.join(lines)}"
-    )
 
 
 def examples_of(path: Path | None, task: EvalTask, name: str) -> list[dict]:
@@ -98,19 +89,13 @@ def main(argv: list[str] | None = None) -> None:
     content = "".join(json.dumps(document) + "\n" for document in documents)
     check_unanswered(args.output, content, f"the questions of {args.questions} by seed {args.seed}")
     examples = examples_of(args.examples, task, args.task)
-    files = {task.questions: args.output.resolve() / FROZEN}  # absolute: lm-eval reads it from another directory
     read_from = {"question_file_sha256": args.questions, "examples_file_sha256": args.examples}
     write_json(args.output / READ_FROM, {key: sha256_file(path) for key, path in read_from.items() if path})
-    write_lines(files[task.questions], documents)
+    write_lines(args.output / FROZEN, documents)
     if examples:
-        files[task.examples] = args.output.resolve() / SHOTS
-        write_lines(files[task.examples], examples)
-    yaml = task_yaml(base_task(task), name, files)
-    # lm-eval's own task of GPQA shuffles there. GSM8K without shots has a split for them nevertheless.
-    yaml += "process_docs: null\n" if task.is_gpqa else ""
-    yaml += "training_split: null\nfewshot_split: null\n" if not task.is_gpqa and not examples else ""
+        write_lines(args.output / SHOTS, examples)
     with replace_when_done(args.output / f"{name}.yaml") as partial:
-        partial.write_text(yaml, encoding="utf-8")
+        partial.write_text(task_yaml(args.task, args.output, bool(examples)), encoding="utf-8")
     print(f"{args.output}: {len(documents)} questions, order of choices by seed {args.seed}")
 
 

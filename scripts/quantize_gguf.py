@@ -22,7 +22,16 @@ from files.input_errors import InputError, sha256_file
 from files.json_records import read_json
 from files.known_digests import held_sha256, known_sha256
 from files.option_types import command_parser, named_path, positive, whole_number
-from files.safe_files import existing_parent, gib, link_or_copy, replace_when_done, require_disk_space, run
+from files.safe_files import (
+    existing_parent,
+    gib,
+    link_or_copy,
+    partial_directory,
+    remove,
+    replace_when_done,
+    require_disk_space,
+    run,
+)
 from files.seals import link_held
 from files.written_by import check_copied_from
 from files.written_records import check_recorded, write_record
@@ -31,7 +40,7 @@ from ggufs.imatrix import WRITE_IMATRIX_RECORDS, check_reached, read_imatrix, re
 from llama.llama_tools import LlamaCpp, find_llama_cpp, run_tool
 from quants.layer_tiers import cd_choices
 from quants.padded_model import padded_bytes, quantised_files, recorded_widths, shapes_of
-from quants.quant_plan import FLOAT_TYPES, QuantPlan, check_covers, check_float, check_larger, plan_quant
+from quants.quant_plan import FLOAT_TYPES, QuantPlan, check_covers, check_float, check_larger, link_alone, plan_quant
 from quants.quant_record import QuantRecord, record_path
 from quants.recipe_choice import add_recipe_arguments, auto_choices, check_target, recipe_for
 from quants.recipes import RECIPES, Recipe, check_quant, target_bytes, type_in_name
@@ -167,12 +176,15 @@ def build_quant(
     if plan.copies:
         link_held(args.input, lambda: link_or_copy(args.input, partial))  # whose digest must be the source's
         return
+    alone = partial_directory(args.output.with_suffix(".imatrix"))  # beside it: a killed run leaves it to the next
+    remove(alone)
+    alone.mkdir(mode=0o700)
     try:
         tool = llama_cpp.tool("llama-quantize")
         with quantised_files(header, plan.recipe, args.imatrix, args.output) as (model, imatrix):
             run_tool(
                 quantize_command(tool, plan.recipe, model, imatrix, partial, args.threads),
-                cwd=imatrix.resolve().parent if imatrix else Path.cwd(),
+                cwd=link_alone(imatrix, alone) if imatrix else Path.cwd(),
                 what=plan.recipe.name,
                 step=r"\[\s*(\d+)/\s*(\d+)\]",
             )
@@ -181,6 +193,8 @@ def build_quant(
         if partial.exists():
             require_disk_space(args.output.parent, plan.size - partial.stat().st_size)
         raise
+    finally:
+        remove(alone)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

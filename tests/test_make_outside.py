@@ -112,6 +112,16 @@ def test_names_of_a_models_files_run_nothing(demo_model, tmp_path):
     done = make("drop", f"MODEL={model}", "NAME=m", f"BUILD={tmp_path}")
     assert done.returncode != 0 and "expected names of files" in done.stderr and len(done.stderr.splitlines()) == 1
     assert not (REPO / "canary.safetensors").exists()
+    # Nor do those of what lies in the build folder: of an assistant that was fetched, and of an evaluation.
+    assistant = tmp_path / "m/full/assistants/google-x"
+    for place in (assistant, tmp_path / "m/109e/eval/a`>canary`b"):
+        place.mkdir(parents=True)
+    (assistant / "a;>canary;b.safetensors").write_text("")
+    (tmp_path / "m/109e/eval/a`>canary`b/scores.json").write_text("{}")
+    for goal in (["draft", "DRAFT=google/x"], ["report", "TASK=gsm8k_cot_zeroshot"]):
+        done = make("-n", *goal, f"MODEL={demo_model}", "NAME=m", f"BUILD={tmp_path}")
+        assert done.returncode != 0 and "expected names of files" in done.stderr, done.stderr
+    assert not (REPO / "canary").exists()
 
 
 def names_in_our_files() -> set[str]:

@@ -339,13 +339,14 @@ def small_file_breaks(lineage: Lineage) -> Breaks:
     others = {METADATA_NAME, CARD, MANIFEST, *metadata["shards"]}
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     there = {path.relative_to(folder).as_posix(): path for path in files}
-    put = metadata["small_files"]
+    if not (put := metadata.get("small_files")):
+        return [InputError(lineage.metadata_path, "digests of the small files", "none", "drop again (REPLACE=choice)")]
     found = []
     for name in sorted({*there, *put} - others):
-        digest = sha256_file(there[name])[:DIGITS] if name in there else "none"
-        if digest != put.get(name, "none")[:DIGITS]:
-            expected = f"what the drop has put there, sha256 {put.get(name, 'none')[:DIGITS]}"
-            found.append(InputError(folder / name, expected, digest, OTHER_BUILD))
+        digest, known = sha256_file(there[name]) if name in there else "none", put.get(name, "none")
+        if digest != known:
+            expected = f"what the drop has put there, sha256 {known[:DIGITS]}"
+            found.append(InputError(folder / name, expected, digest[:DIGITS], OTHER_BUILD))
     return found
 
 

@@ -7,6 +7,7 @@ import math
 import os
 import re
 import subprocess
+import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -160,12 +161,23 @@ def run_quantize(command: Sequence[object], cwd: Path | None = None) -> tuple[in
     return done.returncode, done.stdout + done.stderr
 
 
+def link_alone(imatrix: Path, folder: Path) -> Path:
+    """Link to an imatrix in a new, empty folder; return the folder, for llama-quantize to run in.
+
+    llama.cpp's programs, as CMake builds them, look for libraries in the folder that they run in. In the imatrix's own
+    somebody could have put some.
+    """
+    (folder / imatrix.name).symlink_to(imatrix.resolve())
+    return folder
+
+
 def dry_run(tool: Path, recipe: Recipe, model: Path, imatrix: Path | None) -> str:
     """Return what llama-quantize prints for a recipe; raise InputError with its reason when it refuses."""
     # By its bare name, as in the real run: the name goes into the header, and a path there would be this machine's.
     named = ["--imatrix", imatrix.name] if imatrix else []
     command = [tool, "--dry-run", *named, *recipe.arguments, model.resolve(), recipe.base]
-    code, said = run_quantize(command, imatrix.resolve().parent if imatrix else None)
+    with tempfile.TemporaryDirectory() as folder:
+        code, said = run_quantize(command, link_alone(imatrix, Path(folder)) if imatrix else None)
     if code != 0:
         raise InputError(recipe.name, "a recipe that llama-quantize accepts", last_words(said))
     return said

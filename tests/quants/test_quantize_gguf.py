@@ -16,8 +16,9 @@ import quantize_gguf
 from calls import call
 from conftest import REPO
 from files.input_errors import InputError, sha256_file
-from files.safe_files import partial_file
+from files.safe_files import partial_directory, partial_file
 from ggufs.gguf_header import read_header
+from llama.llama_tools import run_tool
 from makers.quantize_runs import quantize_arguments
 from makers.shared_ggufs import copy_demo_ggufs, tiny_ggufs
 from makers.tiny_models import EXPERTS, random_drop_map
@@ -36,6 +37,23 @@ TIERS = "0/1/2"
 def built(tmp_path_factory) -> Path:
     """F16.gguf of the demo, text.txt and imatrix.gguf with their records."""
     return copy_demo_ggufs(tmp_path_factory)
+
+
+def test_llama_quantize_runs_where_nobody_can_have_put_a_library(built, tmp_path, monkeypatch):
+    """Its loader looks in the folder that it runs in, too: not in that of the imatrix."""
+    seen = []
+
+    def looking(command: list, cwd: Path, **options: object) -> str:
+        seen.append((cwd, [path.name for path in cwd.iterdir()]))
+        return run_tool(command, cwd=cwd, **options)
+
+    monkeypatch.setattr(quantize_gguf, "run_tool", looking)
+    output = tmp_path / "x-Q4_K_M.gguf"
+    left = partial_directory(output.with_suffix(".imatrix"))  # of a killed run
+    left.mkdir()
+    (left / "libgcc_s.so.1").touch()
+    quantize_gguf.main(quantize_arguments(built, "Q4_K_M", output))
+    assert seen[0] == (left, ["imatrix.gguf"]) and not left.exists()
 
 
 def test_files_equal_their_plan_to_the_byte(built, tmp_path):

@@ -20,6 +20,7 @@ from calls import ON_A_PORT
 from cards.card_results import machine_in_words
 from chats.questions import COLUMNS, load_questions, read_rows
 from conftest import REPO
+from files.input_errors import InputError
 from files.json_records import read_json, read_record
 from files.safe_files import partial_directory
 from gates.scored import request_breaks, setting_breaks
@@ -29,13 +30,16 @@ from makers.tiny_models import EXPERTS
 from patch_answers import closed_thought
 from scoring.answer_letters import completion_letter
 from scoring.answer_record import read_answers
-from scoring.eval_protocol import OpenAiProtocol, Protocol
+from scoring.eval_protocol import DEFAULT_TASK, OpenAiProtocol, Protocol
 from scoring.eval_tasks import task_of
+from scoring.frozen_task import check_frozen_task, task_yaml
 from scoring.lm_eval_run import request_digest
 from scoring.lm_eval_samples import read_frozen, read_samples
 from scoring.score_records import RAN_ALREADY, Summary
 
 import pytest
+
+TASK = f"task/{DEFAULT_TASK}_frozen.yaml"
 
 SMALL = {"context": 1024, "reasoning-budget": 16, "max-gen-toks": 48}
 
@@ -235,11 +239,27 @@ def test_a_run_killed_between_its_last_answer_and_lm_eval_s_end_goes_on(
     for samples in run_copy.rglob("samples*.jsonl"):
         samples.unlink()
     (run_copy / "summary.json").unlink()
+    # The task names the place of its questions, and is written again where a run has been moved.
+    (run_copy / TASK).write_text(task_yaml(DEFAULT_TASK, run_copy / "task", False))
     ask_again(run_copy)
     assert "6 answers" in capsys.readouterr().out and not (partial_directory(run_copy / "lm_eval")).exists()
     assert (run_copy / "answers.jsonl").read_bytes() == before[run_copy / "answers.jsonl"][1]  # nothing asked again
     assert snapshot(run_copy)[run_copy / "server.log"] != before[run_copy / "server.log"]
     assert sum_up(run_copy, tiny_gguf, drop_map) == before[run_copy / "summary.json"][1]
+
+
+def test_no_other_task_and_no_function_of_one_gets_to_lm_eval(run_copy, refusal):
+    """It reads every task file there, takes the first of a name, and runs what that names: anybody's program."""
+    (run_copy / TASK).write_text(whole := task_yaml(DEFAULT_TASK, run_copy / "task", False))
+    check_frozen_task(run_copy / "task", DEFAULT_TASK)
+    (run_copy / TASK).write_text(whole + "process_docs: !function evil.x\n")
+    with pytest.raises(InputError, match="expected the task as it was written, found another"):
+        check_frozen_task(run_copy / "task", DEFAULT_TASK)
+    (run_copy / TASK).write_text(whole)
+    (run_copy / "task/sub").mkdir()
+    (run_copy / "task/sub/a.yaml").write_text("task: gpqa_diamond_cot_zeroshot_frozen\n")
+    with pytest.raises(InputError, match="a.yaml: expected no task but gpqa_diamond"):
+        check_frozen_task(run_copy / "task", DEFAULT_TASK)
 
 
 def without_last_answer(run: Path) -> None:
