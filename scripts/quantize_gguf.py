@@ -134,6 +134,8 @@ def check_forward(llama_cpp: LlamaCpp, output: Path, path: Path, header: GgufHea
     header, each position has its range of log-probabilities as two floats, then 16 bits per vocabulary entry.
     """
     text, logits, expected = path.with_suffix(".txt"), path.with_suffix(".logits"), logits_bytes(header)
+    for place in (text, logits):  # a link that lies there could lead to any file of the user's
+        remove(place)
     try:
         text.write_text(CHECK_TEXT)
         command = forward_command(llama_cpp.tool("llama-perplexity"), path, text, logits, threads)

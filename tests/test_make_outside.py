@@ -214,3 +214,23 @@ def test_an_encoding_of_streams_does_not_reach_python(tmp_path):
     assert make("help", **given).returncode == 0
     assert (tmp_path / "said").read_text().splitlines()[-1] == "none"
     assert "did you mean analyze?" in make("analyse", **given).stderr
+
+
+@pytest.mark.parametrize("place", ["SEAL_KEY", "home", "XDG_STATE_HOME", "HOME"])
+@pytest.mark.parametrize("link", [os.symlink, os.link])
+def test_a_link_to_the_key_below_the_build_folder_is_refused(place, link, tmp_path):
+    """A step that writes a file of that name would write the key: whoever knows the words could seal all."""
+    here = {"SEAL_KEY": "", "XDG_STATE_HOME": "", "HOME": str(tmp_path)}
+    at, given = {
+        "SEAL_KEY": ("own.key", {"SEAL_KEY": f"{tmp_path}/own.key"}),
+        "home": ("own.key", {"SEAL_KEY": "~/own.key"}),
+        "XDG_STATE_HOME": ("moe-tools/seal.key", {"XDG_STATE_HOME": str(tmp_path)}),
+        "HOME": (".local/state/moe-tools/seal.key", {}),
+    }[place]
+    (tmp_path / at).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / at).write_bytes(b"k" * 32)
+    (tmp_path / "build/x").mkdir(parents=True)
+    assert make("drop", "-n", f"BUILD={tmp_path}/build", **here | given).returncode == 0
+    link(tmp_path / at, tmp_path / "build/x/settings.txt")
+    done = make("drop", "-n", f"BUILD={tmp_path}/build", **here | given)
+    assert done.returncode != 0 and "expected no link to the key of the seals" in done.stderr, done.stderr

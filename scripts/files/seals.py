@@ -195,7 +195,8 @@ def read_key() -> bytes:
 def _make_key(path: Path) -> None:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     own = path.with_name(f"{path.name}.{os.getpid()}")
-    handle = os.open(own, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    own.unlink(missing_ok=True)  # of a process that was killed
+    handle = os.open(own, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400)  # nor written again through any link to it
     try:
         os.write(handle, os.urandom(KEY_BYTES))
         os.fsync(handle)

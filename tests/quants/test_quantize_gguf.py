@@ -49,11 +49,14 @@ def test_llama_quantize_runs_where_nobody_can_have_put_a_library(built, tmp_path
 
     monkeypatch.setattr(quantize_gguf, "run_tool", looking)
     output = tmp_path / "x-Q4_K_M.gguf"
+    (tmp_path / "mine").write_text("mine")
+    partial_file(output).with_suffix(".txt").symlink_to(tmp_path / "mine")  # where the text of the forward pass goes
     left = partial_directory(output.with_suffix(".imatrix"))  # of a killed run
     left.mkdir()
     (left / "libgcc_s.so.1").touch()
     quantize_gguf.main(quantize_arguments(built, "Q4_K_M", output))
     assert seen[0] == (left, ["imatrix.gguf"]) and not left.exists()
+    assert (tmp_path / "mine").read_text() == "mine"
 
 
 def test_files_equal_their_plan_to_the_byte(built, tmp_path):
