@@ -12,6 +12,8 @@ import matplotlib
 
 matplotlib.use("Agg")  # before pyplot is imported, which else looks for a screen; a server has none
 from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib.axis import Axis  # noqa: E402
+from matplotlib.ticker import LogFormatter  # noqa: E402
 
 WIDTH_INCHES, DOTS_PER_INCH = 10.0, 120
 SHOWN_PIXELS, LEAST_PIXELS = 760, 10
@@ -21,6 +23,12 @@ TEXT_POINTS = 11.5
 # Every size but the title's follows from this one; ticks keep the size of the text, where matplotlib's own are smaller.
 plt.rcParams.update({"font.size": TEXT_POINTS, "axes.titlesize": "medium", "figure.titlesize": "large"})
 plt.rcParams["text.parse_math"] = False  # a name with two dollar signs is no formula
+
+
+def in_plain_digits(axis: Axis) -> None:
+    """Write the numbers of a logarithmic axis as 1e-05: matplotlib's own are formulas, which nothing here reads."""
+    axis.set_major_formatter(LogFormatter())
+    axis.set_minor_formatter(LogFormatter(labelOnlyBase=False))
 
 
 def save_picture(figure: plt.Figure, path: Path) -> None:

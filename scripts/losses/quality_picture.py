@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from files.display import KIND_COLORS
-from files.pictures import DOTS_PER_INCH, SMALLEST_POINTS, WIDTH_INCHES, plt, save_picture
+from files.pictures import DOTS_PER_INCH, SMALLEST_POINTS, WIDTH_INCHES, in_plain_digits, plt, save_picture
 from files.safe_files import GIB
 from losses.quality_conclusions import CONTRIB, PADDED, STANDARD, TARGET, Measured, line_of
 from losses.quality_record import LOSSES
@@ -53,7 +53,9 @@ def draw_loss(axes: plt.Axes, measured: list[Measured], loss: str) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(8))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter("{x:.3g}")
-    axes.set_yscale("log" if shown else "linear")  # F16 alone has no quantisation loss, and nothing to show
+    if shown:  # F16 alone has no quantisation loss, and nothing to show
+        axes.set_yscale("log")
+        in_plain_digits(axes.yaxis)
     axes.set(xlabel="size, GiB", ylabel="mean KLD, nats per token", title=f"{loss.capitalize()} loss")
     axes.grid(which="both", linewidth=0.3)
     axes.set_axisbelow(True)

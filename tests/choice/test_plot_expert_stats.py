@@ -4,7 +4,7 @@ import json
 
 from choice.expert_stats import kept_first, write_stats
 from choice.stats_record import EXPERT_SUMS, LAYER_SUMS
-from files.pictures import SHOWN_PIXELS, WIDTH_INCHES, plt, save_picture
+from files.pictures import SHOWN_PIXELS, WIDTH_INCHES, in_plain_digits, plt, save_picture
 from generate_drop_map import main as choose
 from plot_expert_stats import (
     Ranked,
@@ -62,6 +62,17 @@ def test_a_name_with_two_dollar_signs_is_no_formula(tmp_path):
     axes.set_title(r"$\frac{x$")
     save_picture(figure, tmp_path / "x.png")
     assert (tmp_path / "x.png").stat().st_size > 0
+
+
+def test_the_numbers_of_a_log_axis_are_no_formulas_either():
+    figure, axes = plt.subplots()
+    axes.plot([1, 2], [1e-5, 1])
+    axes.set_yscale("log")
+    in_plain_digits(axes.yaxis)
+    figure.canvas.draw()
+    shown = [label.get_text() for which in ("major", "minor") for label in axes.yaxis.get_ticklabels(which=which)]
+    plt.close(figure)
+    assert "1e\N{MINUS SIGN}05" in shown and not any("$" in text for text in shown)
 
 
 def test_coverage_shows_each_layer_by_rank_with_the_cut_and_the_band_of_coin_tosses():
