@@ -17,12 +17,14 @@ TOOLS_PLACE := $(if $(LLAMA_CPP),,$(shell $(WHERE_TOOLS_ARE)))
 # Why not, the script has said.
 $(if $(WORK),$(if $(LLAMA_CPP)$(TOOLS_PLACE),,$(error LLAMA_CPP: expected a place for the llama.cpp tools$(,) \
   found none)))
-# What is written through a link would lie in the file that it leads to: as the key, it would be known.
+# What is written through a link would lie in the file that it leads to: as the key, it would be known. Its place is
+# `key_path` of scripts/files/seals.py.
 LINK_TO_KEY := $(if $(WORK),$(shell h=$${HOME-}; s=$${XDG_STATE_HOME-}; k="$(SEAL_KEY:~/%=$$h/%)"; \
   case $$s in (/*) ;; (*) s=$$h/.local/state ;; esac; \
   find '$(BUILD)/' \( -type l -o -type f -links +1 \) -exec test {} -ef "$${k:-$$s/moe-tools/seal.key}" \; \
   -print -quit 2>/dev/null))
-$(if $(LINK_TO_KEY),$(error $(BUILD): expected no link to the key of the seals$(,) found one; remove it))
+$(if $(LINK_TO_KEY),$(error $(BUILD): expected no link to the key of the seals$(,) found \
+  $(call shown,BUILD,$(LINK_TO_KEY)); remove it))
 LLAMA_READY := $(TOOLS_PLACE:%=%/llama_cpp.json)
 TOOLS := $(SETUP) $(LLAMA_READY)
 

@@ -22,7 +22,7 @@ from checkpoints.checkpoint import hold_checkpoint, source_digest
 from files.input_errors import InputError, sha256_file
 from files.known_digests import known_sha256
 from files.option_types import command_parser, named_path, whole_number
-from files.safe_files import check_apart, gib, partial_directory, remove, replace_when_done, run
+from files.safe_files import check_apart, folder_for_now, gib, partial_directory, replace_when_done, run
 from files.written_records import write_record
 from ggufs.draft_fit import check_fits
 from ggufs.gguf_header import GgufHeader, read_header
@@ -38,18 +38,13 @@ CHECK_FLAGS = ["-c", "512", "-np", "1"]
 
 def write_draft(args: argparse.Namespace, tools: LlamaCpp, output: Path) -> None:
     """Convert the checkpoint, and quantise what came out unless F16 is asked for."""
-    folder = partial_directory(args.output)  # of that name, so that the next run removes what a kill has left
-    remove(folder)
-    folder.mkdir(parents=True)
-    try:
+    with folder_for_now(partial_directory(args.output)) as folder:
         f16 = output if args.type == "F16" else folder / "F16.gguf"
         command = converter_command(tools, args.model, args.name, f16, "f16")
         run_tool(command, cwd=Path.cwd(), what="convert the draft model", step=r"Writing:\s+(\d+)%")
         if args.type != "F16":
             quantise: list[object] = [tools.tool("llama-quantize"), f16, output.resolve(), args.type]
             run_tool(quantise, cwd=Path.cwd(), what=args.type, step=r"\[\s*(\d+)/\s*(\d+)\]")
-    finally:
-        remove(folder)
 
 
 def check_serves_together(args: argparse.Namespace, tools: LlamaCpp, draft: Path) -> None:

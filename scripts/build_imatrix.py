@@ -22,7 +22,7 @@ from files.input_errors import RECORD_MIB, InputError, check_bounded, sha256_fil
 from files.json_records import read_json
 from files.known_digests import known_sha256
 from files.option_types import command_parser, named_path, positive
-from files.safe_files import check_apart, copy_file, gib, remove, replace_when_done, run, unchanged
+from files.safe_files import check_apart, copy_file, folder_for_now, gib, replace_when_done, run, unchanged
 from files.written_records import check_recorded, write_record
 from ggufs.gguf_header import read_header
 from ggufs.imatrix import CONTEXT_TOKENS, Imatrix, ImatrixRecord, check_reached, read_imatrix
@@ -55,16 +55,12 @@ def check_calibration(path: Path, context: int) -> None:
 def private_copy(path: Path, folder: Path) -> Iterator[Path]:
     """Yield a copy of a file, of the same name, in a folder of its own; raise InputError if it changed meanwhile.
 
-    folder: goes again. A killed run leaves it, with the words of the questions, until the next one comes by here.
+    folder: beside the output and not in the temporary directory, where a killed run would leave the questions' words.
     """
-    remove(folder)
-    folder.mkdir(mode=0o700)
-    try:
+    with folder_for_now(folder):
         copy_file(path, copy := folder / path.name)
         with unchanged(copy):
             yield copy
-    finally:
-        remove(folder)
 
 
 def run_imatrix(tools: LlamaCpp, model: Path, calibration: Path, output: Path, context: int) -> str:

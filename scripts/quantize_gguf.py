@@ -24,6 +24,7 @@ from files.known_digests import held_sha256, known_sha256
 from files.option_types import command_parser, named_path, positive, whole_number
 from files.safe_files import (
     existing_parent,
+    folder_for_now,
     gib,
     link_or_copy,
     partial_directory,
@@ -178,12 +179,12 @@ def build_quant(
     if plan.copies:
         link_held(args.input, lambda: link_or_copy(args.input, partial))  # whose digest must be the source's
         return
-    alone = partial_directory(args.output.with_suffix(".imatrix"))  # beside it: a killed run leaves it to the next
-    remove(alone)
-    alone.mkdir(mode=0o700)
     try:
         tool = llama_cpp.tool("llama-quantize")
-        with quantised_files(header, plan.recipe, args.imatrix, args.output) as (model, imatrix):
+        with (
+            quantised_files(header, plan.recipe, args.imatrix, args.output) as (model, imatrix),
+            folder_for_now(partial_directory(args.output.with_suffix(".imatrix"))) as alone,
+        ):
             run_tool(
                 quantize_command(tool, plan.recipe, model, imatrix, partial, args.threads),
                 cwd=link_alone(imatrix, alone) if imatrix else Path.cwd(),
@@ -195,8 +196,6 @@ def build_quant(
         if partial.exists():
             require_disk_space(args.output.parent, plan.size - partial.stat().st_size)
         raise
-    finally:
-        remove(alone)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

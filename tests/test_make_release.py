@@ -322,6 +322,9 @@ def test_a_replaced_evaluation_is_made_again_and_nothing_else(copied):
     assert "CTX=512" in settings.read_text()
     assert before == {path: path.stat().st_mtime_ns for path in build_of(copied).rglob("*.gguf")}
     assert not scripts_in(make("-n", "eval", *copied, "CTX=512"))
+    # The sizes of a quant that has been built anew are compared again; nothing is asked again for that.
+    next((build_of(copied) / "tiny/12e/gguf").glob("*.gguf.json")).touch()
+    assert scripts_in(make("-n", "eval", *copied, "CTX=512")) == {"compare_scores", "build_report"}
 
 
 def test_what_a_refused_step_was_to_replace_is_there_again(copied):

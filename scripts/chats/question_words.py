@@ -30,8 +30,8 @@ class Words:
     """The words of a text in a row, case and punctuation aside: by them a question is known again elsewhere.
 
     signs: those between two numbers, by their place in the row; edges: where words may begin and end. Equal are words
-    whose letters are, if no known sign tells them apart: 4 - 2 and 4 / 2 are two questions, 4 - 2 and 4 − 2 are one. So
-    is 4 ? 2 with any sign that is not known, since a question that looks seen harms less than one that looks held out.
+    whose letters are, if no known sign tells them apart: 4 - 2 and 4 / 2 are two questions, 4 - 2 and 4 − 2 are one.
+    So is 4 ? 2 with any sign that is not known, as a question that looks seen harms less than one that looks held out.
     """
 
     letters: str

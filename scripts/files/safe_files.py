@@ -223,6 +223,17 @@ def partial_directory(path: Path) -> Path:
     return path.with_name(f"{path.name}.{this_host()}.partial")
 
 
+@contextmanager
+def folder_for_now(path: Path) -> Iterator[Path]:
+    """Make an empty folder for this block, for us alone to read; one that a killed run has left goes first."""
+    remove(path)
+    path.mkdir(mode=0o700, parents=True)
+    try:
+        yield path
+    finally:
+        remove(path)
+
+
 def leftovers_of(path: Path) -> list[Path]:
     """Return what lies beside an output under a temporary name of its own, of whatever host."""
     # A host's digest has no dot in it, so the temporary names of A.B.json are not taken for those of A.json.

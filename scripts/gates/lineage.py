@@ -335,12 +335,11 @@ def small_file_breaks(lineage: Lineage) -> Breaks:
     A seal alone holds also for a file of its place in another build folder.
     """
     metadata, folder = read_metadata(lineage.metadata_path), lineage.metadata_path.parent
-    # A release takes neither card nor manifest from a checkpoint.
-    others = {METADATA_NAME, CARD, MANIFEST, *metadata["shards"]}
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    there = {path.relative_to(folder).as_posix(): path for path in files}
     if not (put := metadata.get("small_files")):
         return [InputError(lineage.metadata_path, "digests of the small files", "none", "drop again (REPLACE=choice)")]
+    # A release takes neither card nor manifest from a checkpoint.
+    others = {METADATA_NAME, CARD, MANIFEST, *metadata["shards"]}
+    there = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
     found = []
     for name in sorted({*there, *put} - others):
         digest, known = sha256_file(there[name]) if name in there else "none", put.get(name, "none")

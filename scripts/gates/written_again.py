@@ -198,9 +198,8 @@ def of_recipe(path: Path, record: dict, again: Recipe, args: argparse.Namespace,
     pairs = [(f"{key}:", value, record.get(key)) for key, value in cd_choices(again, args).items() if key in record]
     pairs += [("the base type", again.base, record["base"]), ("the note", again.note, record["note"])]
     pairs.append(("the types that its recipe gives:", again.arguments, record["arguments"]))
-    # By this the card says which questions such a file has seen.
-    chosen = {key: value for key, value in auto_choices(again, args).items() if key == "auto_measured_on"}
-    pairs += [("sensitivities measured on", value, record.get(key)) for key, value in chosen.items()]
+    if chosen := auto_choices(again, args):  # by this the card says which questions such a file has seen
+        pairs.append(("sensitivities measured on", chosen["auto_measured_on"], record.get("auto_measured_on")))
     pairs.append(("padded widths:", recorded_widths(own, again), record.get("padded", {})))
     return breaks_of(path, pairs, QUANTISE)
 

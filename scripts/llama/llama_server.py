@@ -39,7 +39,7 @@ HEALTH_SECONDS = 5
 LAST_PORT = 65535
 KEY_BYTES = 32
 SERVER_KEY = "SERVER_KEY"  # of a server that is not ours; SERVER_KEY_2 that of the second one
-# Of one answer. A thought of 24,576 tokens takes 100 KB, and 198 of the largest answers are a record that can be read.
+# Of one answer. A thought of 24,576 tokens takes 100 KB. A record of 198 of the largest in plain letters can be read.
 MAX_ANSWER_BYTES = 4 << 20
 # Slots show the prompts that are being worked on; metrics and the change of properties are off by themselves.
 CLOSED = ("--no-ui", "--no-slots")

@@ -1,5 +1,6 @@
 """The chat template inside a GGUF file, tried with limits before llama-server runs it without any."""
 
+from itertools import product
 from pathlib import Path
 
 from chats.template_sandbox import TemplateFailure, render_template
@@ -11,6 +12,7 @@ ASKED = {"role": "user", "content": "?"}
 TOOL = {"type": "function", "function": {"name": "f", "description": "f", "parameters": {"type": "object"}}}
 # What llama-server itself renders before it serves: with and without a system's words, an answer and tools.
 SYSTEM, ANSWER = {"role": "system", "content": "."}, {"role": "assistant", "content": "."}
+SMALL_CHATS = (([SYSTEM, ASKED, ANSWER, ASKED], None), ([ASKED], [TOOL]))
 
 
 def check_gguf_template(gguf: Path, prompts: list[str]) -> None:
@@ -25,15 +27,14 @@ def check_gguf_template(gguf: Path, prompts: list[str]) -> None:
                 _render(str(template), [{"role": "user", "content": prompt}], enable_thinking=True)
         except TemplateFailure as error:
             raise InputError(gguf, "a chat template that renders", str(error)) from error
-    named = [pair for pair in header.key_values if pair.key.startswith(TEMPLATE_KEY) and isinstance(pair.value, str)]
-    for pair in named:
-        for chat, tools in (([SYSTEM, ASKED, ANSWER, ASKED], None), ([ASKED], [TOOL])):
-            try:
-                _render(pair.value, chat, tools=tools)
-            except TemplateFailure as error:
-                if error.endless:  # another failure is its right: not every model knows tools or a system's words
-                    of = "" if pair.key == TEMPLATE_KEY else f" by {pair.key}"
-                    raise InputError(gguf, "a chat template that renders", f"{error}{of}") from error
+    templates = {pair.key: pair.value for pair in header.key_values if pair.key.startswith(TEMPLATE_KEY)}
+    for key, (chat, tools) in product(templates, SMALL_CHATS):
+        try:
+            _render(str(templates[key] or ""), chat, tools=tools)  # a list of names, which has no value here, is none
+        except TemplateFailure as error:
+            if error.endless:  # another failure is its right: not every model knows tools or a system's words
+                of = "" if key == TEMPLATE_KEY else f" by {key}"
+                raise InputError(gguf, "a chat template that renders", f"{error}{of}") from error
 
 
 def _render(template: str, chat: list[dict], **options: object) -> None:

@@ -6,7 +6,7 @@ import shlex
 from dataclasses import replace
 from pathlib import Path
 
-from cards.card_reproduce import builds_text, calibration_text, full_name, reproduce_section
+from cards.card_reproduce import builds_text, calibration_text, full_name, reproduce_section, variables_of
 from cards.card_sections import Release, limits_section, method_section
 from cards.made_texts import release_of
 from choice.ranking import choose_questions
@@ -114,6 +114,9 @@ def test_the_command_to_reproduce_names_all_that_differs(release):
         assert full_name(replace(bare, **records)) == "full"
     assert full_name(replace(bare, draft={"models": [of_pruned]})) is None
     assert {*words["QUANTS"].split()} == {record["type"] for record in release.records.values()}
+    # Its conclusions are of all files that were measured, those of another repository among them.
+    measured = replace(release, quality={**release.quality, "files": [{"label": "CD-Q2_K"}, {"label": "Q6_K"}]})
+    assert {*variables_of(measured)["QUANTS"].split()} == {*words["QUANTS"].split(), "CD-Q2_K"}
     method = {**release.metadata["method"], "held_out_question_ids": ["a", "b"]}
     held_out = replace(release, base="some model", metadata={**release.metadata, "method": method})
     text = reproduce_section(held_out)
