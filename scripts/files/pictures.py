@@ -12,8 +12,7 @@ import matplotlib
 
 matplotlib.use("Agg")  # before pyplot is imported, which else looks for a screen; a server has none
 from matplotlib import pyplot as plt  # noqa: E402
-from matplotlib.axis import Axis  # noqa: E402
-from matplotlib.ticker import LogFormatter  # noqa: E402
+from matplotlib.ticker import LogFormatter, LogFormatterMathtext  # noqa: E402
 
 WIDTH_INCHES, DOTS_PER_INCH = 10.0, 120
 SHOWN_PIXELS, LEAST_PIXELS = 760, 10
@@ -25,14 +24,21 @@ plt.rcParams.update({"font.size": TEXT_POINTS, "axes.titlesize": "medium", "figu
 plt.rcParams["text.parse_math"] = False  # a name with two dollar signs is no formula
 
 
-def in_plain_digits(axis: Axis) -> None:
-    """Write the numbers of a logarithmic axis as 1e-05: matplotlib's own are formulas, which nothing here reads."""
-    axis.set_major_formatter(LogFormatter())
-    axis.set_minor_formatter(LogFormatter(labelOnlyBase=False))
+def in_plain_digits(figure: plt.Figure) -> None:
+    """Write the numbers of logarithmic axes as 1e-05: matplotlib's own are formulas, which nothing here reads.
+
+    `save_picture` does so, too; earlier it is for who looks where the axes lie.
+    """
+    for axis in [axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)]:
+        if isinstance(axis.get_major_formatter(), LogFormatterMathtext):
+            axis.set_major_formatter(LogFormatter())
+        if isinstance(axis.get_minor_formatter(), LogFormatterMathtext):
+            axis.set_minor_formatter(LogFormatter(labelOnlyBase=False))
 
 
 def save_picture(figure: plt.Figure, path: Path) -> None:
     """Write a figure as PNG, atomically, and close it."""
+    in_plain_digits(figure)
     with replace_when_done(path) as partial:
         # matplotlib writes its version into the file. Without it equal figures have equal bytes.
         figure.savefig(partial, dpi=DOTS_PER_INCH, metadata={"Software": None})

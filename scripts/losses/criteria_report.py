@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from files.display import BLUE, GREY, VERMILION, digits, markdown_table, percent_with_error, with_error
 from files.json_records import Fields, Record, Sha256
-from files.pictures import WIDTH_INCHES, in_plain_digits, plt, save_picture
+from files.pictures import WIDTH_INCHES, plt, save_picture
 from losses.quality_record import SIGNIFICANT_ERRORS
 from scoring.paired_statistics import mean_and_error
 
@@ -249,9 +249,7 @@ def draw_criteria(results: Results, path: Path) -> None:
         )
         # Random choices and the control cost many times what a criterion does: only a log axis shows both. But an error
         # may reach below 0, in a comparison over very few chats.
-        if least > 0:
-            axes.set_xscale("log")
-            in_plain_digits(axes.xaxis)
+        axes.set_xscale("log" if least > 0 else "linear")
     figure.supxlabel(
         "KL divergence from the full model, nats per token (dot: mean over the chats, bar: ± 1 standard error)",
         fontsize=10,

@@ -53,9 +53,7 @@ def draw_loss(axes: plt.Axes, measured: list[Measured], loss: str) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(8))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter("{x:.3g}")
-    if shown:  # F16 alone has no quantisation loss, and nothing to show
-        axes.set_yscale("log")
-        in_plain_digits(axes.yaxis)
+    axes.set_yscale("log" if shown else "linear")  # F16 alone has no quantisation loss, and nothing to show
     axes.set(xlabel="size, GiB", ylabel="mean KLD, nats per token", title=f"{loss.capitalize()} loss")
     axes.grid(which="both", linewidth=0.3)
     axes.set_axisbelow(True)
@@ -180,6 +178,7 @@ def draw_quality(name: str, measured: list[Measured], path: Path) -> None:
     figure.suptitle(f"{name}: size against loss (bars: ± 1 standard error)")
     # Labels are placed in pixels, so the figure is laid out first, at the resolution that it is saved in, and stays so.
     figure.set_dpi(DOTS_PER_INCH)
+    in_plain_digits(figure)
     figure.canvas.draw()
     figure.set_layout_engine("none")
     for axes, loss in zip(panels, LOSSES):

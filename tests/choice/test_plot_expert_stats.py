@@ -4,7 +4,7 @@ import json
 
 from choice.expert_stats import kept_first, write_stats
 from choice.stats_record import EXPERT_SUMS, LAYER_SUMS
-from files.pictures import SHOWN_PIXELS, WIDTH_INCHES, in_plain_digits, plt, save_picture
+from files.pictures import SHOWN_PIXELS, WIDTH_INCHES, plt, save_picture
 from generate_drop_map import main as choose
 from plot_expert_stats import (
     Ranked,
@@ -19,6 +19,7 @@ from plot_expert_stats import (
 
 import numpy as np
 from matplotlib import image
+from matplotlib.colors import LogNorm
 from matplotlib.text import Text
 
 FILES = ("experts-heatmap.png", "experts-coverage.png", "experts-layers.png")
@@ -64,15 +65,16 @@ def test_a_name_with_two_dollar_signs_is_no_formula(tmp_path):
     assert (tmp_path / "x.png").stat().st_size > 0
 
 
-def test_the_numbers_of_a_log_axis_are_no_formulas_either():
+def test_the_numbers_of_log_axes_and_color_bars_are_no_formulas_either(tmp_path, monkeypatch):
+    monkeypatch.setattr(plt, "close", lambda _: None)  # the figure is looked at after it was saved
     figure, axes = plt.subplots()
     axes.plot([1, 2], [1e-5, 1])
     axes.set_yscale("log")
-    in_plain_digits(axes.yaxis)
-    figure.canvas.draw()
-    shown = [label.get_text() for which in ("major", "minor") for label in axes.yaxis.get_ticklabels(which=which)]
-    plt.close(figure)
-    assert "1e\N{MINUS SIGN}05" in shown and not any("$" in text for text in shown)
+    figure.colorbar(plt.cm.ScalarMappable(LogNorm(1e-4, 1)), ax=axes)
+    save_picture(figure, tmp_path / "x.png")
+    for part in figure.axes:
+        shown = [label.get_text() for label in part.yaxis.get_ticklabels(which="both")]
+        assert "1e\N{MINUS SIGN}02" in shown and not any("$" in text for text in shown)
 
 
 def test_coverage_shows_each_layer_by_rank_with_the_cut_and_the_band_of_coin_tosses():
