@@ -14,7 +14,7 @@ COMPARE := $(call code,compare_scores,files quants scoring)
 # All answers are recorded: what an edited class makes of them takes seconds.
 LOOK := $(call code,measure_loops,chats files ggufs llama loops quants scoring)
 PACK := $(call code,build_release,cards chats checkpoints choice files findings gates ggufs llama loops losses ollama \
-  quants release scoring speed)
+  quants release scoring speed) VERSION $(wildcard scripts/ollama/go_template/*.go)
 PAGE := $(call code,build_report,choice files findings ggufs loops losses page quants scoring speed) \
   $(wildcard scripts/page/page.*)
 

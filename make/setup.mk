@@ -81,7 +81,7 @@ lint: $(SETUP) ## names, types, shell scripts and the Go file: what `make test` 
 	$(PYTHON) -m ruff format --check
 	$(PYTHON) -m mypy scripts
 	@awk 'length($$0) > 120 {print "error: " FILENAME ":" FNR ": over 120 characters"; bad = 1} END {exit bad}' \
-	  Makefile make/*.mk
+	  Makefile make/*.mk scripts/*.sh scripts/page/page.* scripts/ollama/go_template/*.go .ci/run
 	.venv/bin/shellcheck scripts/*.sh .ci/run
 	@# Found by the shell: make's own wildcard is asked before the environment exists.
 	go=$$(echo "$$PWD"/.venv/lib/python3*/site-packages/go/bin) && unformatted=$$("$$go"/gofmt -l scripts) && \

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from choice.drop_map import Shape, read_drop_map, rows_that_chose, values_by_layer
-from choice.expert_stats import kept_first, protected, read_stats
+from choice.expert_stats import SHOWN_TOP, kept_first, protected, read_stats
 from files.display import DROPPED, GREY, KEPT
 from files.input_errors import sha256_file
 from files.json_records import read_json
@@ -32,7 +32,6 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-SHOWN_TOP = 16  # of the coverage picture, where the map protects nothing; the model card's number
 PANEL_COLUMNS, PANEL_INCHES = 5, 1.35  # of the coverage picture: panels beside each other, height of one
 TOSS: dict[str, Any] = {"color": GREY, "alpha": 0.45}
 

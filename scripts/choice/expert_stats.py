@@ -32,6 +32,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+SHOWN_TOP = 16  # of coverage, where a drop map protects no experts; the model card's number
+
 
 def write_stats(path: Path, arrays: dict[str, np.ndarray], metadata: dict) -> None:
     """Write a statistics file atomically."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from choice.drop_map import Shape, criterion_of, read_drop_map, read_map, rows_that_chose
 from choice.drop_metadata import read_metadata
-from choice.expert_stats import protected, read_stats
+from choice.expert_stats import SHOWN_TOP, protected, read_stats
 from files.input_errors import InputError, sha256_file, shown
 from files.json_records import read_record
 from findings.findings_record import Findings
@@ -23,7 +23,6 @@ from speed.draft_results import DraftResults
 
 import numpy as np
 
-SHOWN_TOP = 16  # as in the model card; used for coverage where the drop map protects no experts
 DIGITS = 12  # of a digest, in messages
 # What a row of scores.json has of the one run that it is made from, and the name of it there.
 SHARED_WITH_A_RUN = {"experts": "experts", "strict_correct": "strict_correct", "invalid": "invalid_total"}

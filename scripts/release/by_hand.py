@@ -21,7 +21,7 @@ from ggufs.imatrix import CONTEXT_TOKENS, ImatrixRecord
 from losses.quality_record import QUALITY_NAME, Quality, measured_chats
 from release.make_settings import CHOSE, COUNTED, fold_of, takes_domain
 from release.task_files import task_copies
-from release.used_quants import evaluated_types, types_with, types_without, used_quants
+from release.used_quants import SourcePaths, evaluated_types, types_with, types_without, used_quants
 from scoring.eval_protocol import DEFAULT_TASK
 from scoring.eval_tasks import task_of
 from scoring.score_records import SCORES_NAME, Scores
@@ -29,7 +29,6 @@ from speed.active_experts import ACTIVE_NAME, SPEED_QUESTIONS, SPEED_TOKENS, Act
 from speed.draft_results import ANSWER_TOKENS, DRAFT_NAME, DraftResults
 from speed.round_speeds import ROUNDS
 
-Sources = Mapping[str, Mapping[str, Path]]
 TOKENS, ATTENTION = "all", "eager"  # of an analysis by make
 
 
@@ -46,7 +45,7 @@ def named_dtype(checkpoint: Path) -> str | None:
     return next((part[key] for part in parts for key in ("dtype", "torch_dtype") if part.get(key)), None)
 
 
-def analysis_by_hand(sources: Sources, method: dict) -> list[str]:
+def analysis_by_hand(sources: SourcePaths, method: dict) -> list[str]:
     """Return what make does otherwise in the analysis that a map was chosen by, in words."""
     statistics, analysis = sources["origins"].get("statistics"), method.get("analysis") or {}
     known = stats_metadata(statistics)
@@ -87,7 +86,7 @@ def draws_by_hand(method: dict) -> list[str]:
     )
 
 
-def choice_by_hand(sources: Sources, left: Mapping[str, int]) -> list[str]:
+def choice_by_hand(sources: SourcePaths, left: Mapping[str, int]) -> list[str]:
     """Return what make does otherwise in the choice of experts; left: as `unused_questions` counts."""
     metadata = read_metadata(sources["copies"][METADATA_NAME])
     method, shard_bytes = metadata["method"], metadata.get("shard_bytes")
@@ -112,7 +111,7 @@ def choice_by_hand(sources: Sources, left: Mapping[str, int]) -> list[str]:
     return shards + found + analysis_by_hand(sources, method) + draws_by_hand(method)
 
 
-def files_by_hand(sources: Sources, elsewhere: Mapping[str, str]) -> list[str]:
+def files_by_hand(sources: SourcePaths, elsewhere: Mapping[str, str]) -> list[str]:
     """Return what make does otherwise with the files of a release and their measurements."""
     copies, used = sources["copies"], [record for _, record in used_quants(sources)]
     imatrix = read_record(sources["origins"]["imatrix"], ImatrixRecord) if "imatrix" in sources["origins"] else {}
@@ -164,7 +163,7 @@ def speeds_by_hand(copies: Mapping[str, Path], files: Iterable[Path] = ()) -> li
     return otherwise(pairs)
 
 
-def by_hand(sources: Sources, elsewhere: Mapping[str, str], left: Mapping[str, int]) -> dict[str, list[str]]:
+def by_hand(sources: SourcePaths, elsewhere: Mapping[str, str], left: Mapping[str, int]) -> dict[str, list[str]]:
     """Return what make does otherwise: of the `choice` of experts, and of the `files`; each left out where nothing.
 
     sources: paths by kind and name; elsewhere: the question file of each record that was not made on the asked one.

@@ -15,10 +15,10 @@ from quants.draft_record import DraftRecord, is_draft
 from quants.quant_record import record_path
 from release.manifest import DIGITS
 from release.names import is_hub_id, is_plain
+from release.used_quants import SourcePaths
 
 OWN_MAP_PLACE, ASSISTANT_PLACE = "own map", "assistant"  # in the sources of a release
 OWN_ASSISTANT = "data/demo/assistant"  # the project's
-Sources = Mapping[str, Mapping[str, Path]]
 
 
 def name_of_map(method: Mapping, place: Path | None) -> str | None:
@@ -35,13 +35,13 @@ def name_of_map(method: Mapping, place: Path | None) -> str | None:
     return name if is_plain(name := place.resolve().name) else None
 
 
-def draft_digest(sources: Sources) -> str:
+def draft_digest(sources: SourcePaths) -> str:
     """Return the digest of the assistant that a release's draft model was made of, "" without one."""
     drafts = [path for path in sources["copies"].values() if is_draft(path)]
     return read_record(record_path(drafts[0]), DraftRecord)["source_sha256"] if drafts else ""
 
 
-def check_assistant_given(sources: Sources) -> None:
+def check_assistant_given(sources: SourcePaths) -> None:
     """Raise InputError for another assistant than that of which the draft model was made."""
     place, known = sources["origins"].get(ASSISTANT_PLACE), draft_digest(sources)
     if place and place.exists() and (found := source_digest(place) if place.is_dir() else "a file") != known:
@@ -49,7 +49,7 @@ def check_assistant_given(sources: Sources) -> None:
         raise InputError(place, f"the assistant of the draft model, digest {known[:DIGITS]}", found[:DIGITS], advice)
 
 
-def draft_place(given: str, sources: Sources) -> str | None:
+def draft_place(given: str, sources: SourcePaths) -> str | None:
     """Return how a card says where a draft model is from, None where it was not made of what is given.
 
     A Hub id stands for the folder that make fetches it into. Only the project's own assistant has a folder.

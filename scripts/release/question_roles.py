@@ -31,8 +31,8 @@ from release.make_settings import (
     TEXT,
     question_setting,
 )
-from release.seen_ids import Sources, estimated_on, is_file_of, method_of, quality_chats, ranked_ids
-from release.used_quants import used_quants
+from release.seen_ids import estimated_on, is_file_of, method_of, quality_chats, ranked_ids
+from release.used_quants import SourcePaths, used_quants
 from scoring.eval_protocol import recorded_protocol
 from scoring.eval_tasks import task_of
 from scoring.frozen_questions import documents_of
@@ -78,7 +78,7 @@ def unused(method: dict, questions: Path) -> int:
     return len(read_ids(questions) - ids)
 
 
-def unused_questions(sources: Sources, names: Mapping[str, Path], roles: Mapping[str, list[str]]) -> dict[str, int]:
+def unused_questions(sources: SourcePaths, names: Mapping[str, Path], roles: Mapping[str, list[str]]) -> dict[str, int]:
     """Return how many questions of the file that chose did not choose, and of the one that ranks layers did not rank.
 
     Of several such files the one with the fewest; 0 without one. names, roles: as of `roles_of`.
@@ -89,7 +89,7 @@ def unused_questions(sources: Sources, names: Mapping[str, Path], roles: Mapping
     return {CHOSE: min(choosing, default=0), COUNTED: min(ranking, default=0)}
 
 
-def counted(sources: Sources, questions: Path) -> bool:
+def counted(sources: SourcePaths, questions: Path) -> bool:
     """Tell whether the statistics of a release, which rank the layers of CD files, are of a file's questions."""
     statistics = sources["origins"].get("statistics")
     metadata, ids = stats_metadata(statistics), analysed_ids(statistics)
@@ -103,7 +103,7 @@ def is_analysed(statistics: Path | None, questions: Path) -> bool:
     return bool(read_ids(questions) & analysed_ids(statistics))
 
 
-def is_text(sources: Sources, questions: Path) -> bool:
+def is_text(sources: SourcePaths, questions: Path) -> bool:
     """Tell whether the calibration text has the name that make gives to a file's chats, and is written from it."""
     text = sources["origins"].get("calibration")
     if text is None or not is_named_after(text, questions) or rendered_from(text) != sha256_file(questions):
@@ -113,13 +113,13 @@ def is_text(sources: Sources, questions: Path) -> bool:
     return read_whole(text) == again.encode()
 
 
-def is_of_findings(sources: Sources, questions: Path) -> bool:
+def is_of_findings(sources: SourcePaths, questions: Path) -> bool:
     """Tell whether the findings of a release were measured by a file's domains, which no digest of a question holds."""
     given = sources["origins"].get("findings questions") if FINDINGS_NAME in sources["copies"] else None
     return given is not None and sha256_file(given) == sha256_file(questions)
 
 
-def measured_on(sources: Sources, method: dict, questions: Path) -> set[str]:
+def measured_on(sources: SourcePaths, method: dict, questions: Path) -> set[str]:
     """Return the records of losses or speeds that were measured on the first questions of a file.
 
     Of losses those that calibration and choice have not seen.
@@ -134,7 +134,7 @@ def measured_on(sources: Sources, method: dict, questions: Path) -> set[str]:
     return found | ({QUALITY_NAME} if quality_chats(sources, method, questions) else set())
 
 
-def roles_of(sources: Sources, names: Mapping[str, Path]) -> dict[str, list[str]]:
+def roles_of(sources: SourcePaths, names: Mapping[str, Path]) -> dict[str, list[str]]:
     """Return the names of a release's question files by the setting that gave them; a file of no record has no role.
 
     sources: paths by kind and name; names: the files by the name that the card gives them.
@@ -174,7 +174,9 @@ def roles_of(sources: Sources, names: Mapping[str, Path]) -> dict[str, list[str]
     return {role: those for role, those in found.items() if those}
 
 
-def measured_elsewhere(sources: Sources, names: Mapping[str, Path], roles: Mapping[str, list[str]]) -> dict[str, str]:
+def measured_elsewhere(
+    sources: SourcePaths, names: Mapping[str, Path], roles: Mapping[str, list[str]]
+) -> dict[str, str]:
     """Return of each record of losses or speeds that was not made on the asked file the file that it was made on.
 
     And that of sensitivities and findings which were not made on the file that make takes.

@@ -3,7 +3,7 @@
 Two records that hold other values of one setting are not of one command, and are refused.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
 
@@ -25,12 +25,11 @@ from release.given_places import OWN_MAP_PLACE, check_assistant_given, name_of_m
 from release.make_settings import PROTOCOL_SETTINGS, calibration_setting, fold_of, takes_domain
 from release.manifest import CHECKPOINT
 from release.sources import find_evidence
-from release.used_quants import evaluated_types, types_with, types_without, used_quants
+from release.used_quants import SourcePaths, evaluated_types, types_with, types_without, used_quants
 from scoring.score_records import SCORES_NAME, in_a_row
 from speed.active_experts import ACTIVE_NAME
 from speed.draft_results import DRAFT_NAME
 
-Sources = Mapping[str, Mapping[str, Path]]
 Values = dict[str, object]  # None: the record says nothing of it
 OF_CD = ("CD_RULE", "CD_RECIPE", "CD_TIERS", "CD_SCOPE", "CD_PROTECT")
 ONE_COMMAND = "measure or make it again by the settings of the rest"
@@ -74,7 +73,7 @@ def recipe_values(record: dict) -> Values:
     return said | {"CD_TIERS": said["CD_TIERS"] or "", "CD_CUTS": shares(record.get("cd_cuts") or [])}
 
 
-def quantised_values(manifest: dict, sources: Sources) -> Values:
+def quantised_values(manifest: dict, sources: SourcePaths) -> Values:
     """Return settings of make that choose and make the files of a release, beside those of one file alone."""
     used = [record for _, record in used_quants(sources)]
     plain = types_without(used) - types_with(used)  # of one made both ways the manifest's `by_hand` speaks
@@ -129,7 +128,7 @@ def active_values(active: dict) -> Values:
     return said | {"CTX": active["context"]}
 
 
-def records_of(folder: Path, manifest: dict, sources: Sources) -> Iterable[tuple[object, Values]]:
+def records_of(folder: Path, manifest: dict, sources: SourcePaths) -> Iterable[tuple[object, Values]]:
     """Yield each record of a release and the settings that it holds; sources: paths by kind and name."""
     if metadata := find_evidence(folder, METADATA_NAME):
         origins = sources["origins"]
@@ -159,7 +158,7 @@ def records_of(folder: Path, manifest: dict, sources: Sources) -> Iterable[tuple
     yield "the calibration text", {"CALIBRATION": calibration_setting(manifest["inputs"]) or None}
 
 
-def recorded_values(folder: Path, manifest: dict, sources: Sources) -> dict[str, str]:
+def recorded_values(folder: Path, manifest: dict, sources: SourcePaths) -> dict[str, str]:
     """Return the settings of make that the records of a release hold; sources: paths by kind and name.
 
     Raises InputError for two values of one setting.

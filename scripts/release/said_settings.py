@@ -15,7 +15,8 @@ from release.given_places import draft_place
 from release.make_settings import ASKED, CHOSE, PROTOCOL_SETTINGS, question_setting
 from release.names import NAME, is_base
 from release.question_roles import check_role
-from release.recorded_settings import OF_CD, Sources, recorded_values
+from release.recorded_settings import OF_CD, recorded_values
+from release.used_quants import SourcePaths
 
 SETTINGS_FILE = VERSION_FILE.parent / "make" / "settings.mk"
 PROJECT_DATA = "data/demo"  # the project's own: the only folder whose name is published
@@ -77,7 +78,7 @@ def plain_place(value: str) -> str:
     return value if str(path.parent) == PROJECT_DATA else path.name
 
 
-def published_place(name: str, value: str, sources: Sources) -> str | None:
+def published_place(name: str, value: str, sources: SourcePaths) -> str | None:
     """Return a place or a name that was given as it may be published, None where it is not that of the release."""
     if name == "DRAFT" and value:
         return draft_place(value, sources)
@@ -91,7 +92,7 @@ def is_own(place: str, digests: dict[str, str]) -> bool:
     return place in OWN_QUESTIONS and own.is_file() and sha256_file(own) == digests.get(own.name)
 
 
-def recorded_settings(folder: Path, manifest: dict, sources: Sources) -> dict[str, str]:
+def recorded_settings(folder: Path, manifest: dict, sources: SourcePaths) -> dict[str, str]:
     """Return the settings that a manifest publishes: all that records hold, and of the given ones places and names."""
     said = recorded_values(folder, manifest, sources)
     kept: dict[str, str] = {}
@@ -123,7 +124,7 @@ def named_wrongly(name: str, value: str, manifest: dict, said: dict[str, str]) -
     return f"no {name}, of which the release has no record" if value and no_record.get(name) else None
 
 
-def said_differences(folder: Path, manifest: dict, sources: Sources) -> list[tuple[str, str]]:
+def said_differences(folder: Path, manifest: dict, sources: SourcePaths) -> list[tuple[str, str]]:
     """Return (expected, found) for the version, and each setting, that the project or a record does not bear out."""
     known, said, found = settings_of_make(), recorded_values(folder, manifest, sources), []
     version = VERSION_FILE.read_text(encoding="utf-8").strip()

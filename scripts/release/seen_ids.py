@@ -15,24 +15,22 @@ from files.input_errors import read_words, sha256_file
 from files.json_records import read_json, read_record
 from losses.chat_masks import unseen_questions
 from losses.quality_record import QUALITY_NAME, Quality
-from release.used_quants import used_quants
-
-Sources = Mapping[str, Mapping[str, Path]]
+from release.used_quants import SourcePaths, used_quants
 
 
-def method_of(sources: Sources) -> dict:
+def method_of(sources: SourcePaths) -> dict:
     """Return how the experts of a release were chosen, as its metadata say."""
     copies = sources["copies"]
     return read_metadata(copies[METADATA_NAME])["method"] if METADATA_NAME in copies else {}
 
 
-def ranked_ids(sources: Sources) -> list[str]:
+def ranked_ids(sources: SourcePaths) -> list[str]:
     """Return the Record IDs of the statistics that rank the layers of a release's CD files, sorted; [] without any."""
     of_cd = any(record.get("cd_rule") for _, record in used_quants(sources))
     return sorted(analysed_ids(sources["origins"].get("statistics"))) if of_cd else []
 
 
-def estimated_on(sources: Sources, questions: Path) -> list[Question]:
+def estimated_on(sources: SourcePaths, questions: Path) -> list[Question]:
     """Return the first questions of a file by whose losses AUTO files, released or measured, have their types."""
     known = [on for _, record in used_quants(sources) if (on := record.get("auto_measured_on"))]
     measured = sources["origins"].get("sensitivity") if known else None
@@ -44,7 +42,7 @@ def estimated_on(sources: Sources, questions: Path) -> list[Question]:
     return all_of_it[: max((count for count in counts if question_set_digest(all_of_it[:count]) in digests), default=0)]
 
 
-def estimated_ids(sources: Sources, files: Iterable[Path]) -> list[str]:
+def estimated_ids(sources: SourcePaths, files: Iterable[Path]) -> list[str]:
     """Return the Record IDs of the questions by whose losses AUTO files have their types, sorted."""
     return sorted({one.record_id for path in files for one in estimated_on(sources, path)})
 
@@ -54,7 +52,7 @@ def is_file_of(record: Mapping, questions: Path) -> bool:
     return record.get("question_file_sha256") == sha256_file(questions)
 
 
-def quality_chats(sources: Sources, method: dict, questions: Path) -> list[Question]:
+def quality_chats(sources: SourcePaths, method: dict, questions: Path) -> list[Question]:
     """Return the questions of a file whose chats losses were measured on, [] where it is another file.
 
     They are the first ones that calibration and choice have not seen.
@@ -71,13 +69,13 @@ def quality_chats(sources: Sources, method: dict, questions: Path) -> list[Quest
     return chats if question_set_digest(chats) == quality["inputs"]["questions_sha256"] else []
 
 
-def measured_ids(sources: Sources, files: Iterable[Path]) -> list[str]:
+def measured_ids(sources: SourcePaths, files: Iterable[Path]) -> list[str]:
     """Return the Record IDs of the questions on whose chats losses were measured, sorted."""
     method = method_of(sources)
     return sorted({one.record_id for path in files for one in quality_chats(sources, method, path)})
 
 
-def seen_ids(sources: Sources) -> list[set[str]]:
+def seen_ids(sources: SourcePaths) -> list[set[str]]:
     """Return the Record IDs of the questions that chose the experts, of the statistics, and of AUTO's losses.
 
     Statistics have seen held-out questions, too, and rank the layers of CD files.

@@ -14,6 +14,8 @@ from scoring.score_records import SCORES_NAME, Scores
 from speed.active_experts import ACTIVE_NAME, ActiveExperts
 from speed.draft_results import DRAFT_NAME, DraftResults
 
+SourcePaths = Mapping[str, Mapping[str, Path]]  # what release/sources.py reads: by kind and name
+
 # Of each record that measures files its class, and the field that lists them; None: it is of one file.
 RECORDS_OF_FILES: dict[str, tuple[type[Record], str | None]] = {
     SCORES_NAME: (Scores, "rows"),
@@ -35,7 +37,7 @@ def measured_digests(copies: Mapping[str, Path]) -> Iterator[str]:
             yield row["sha256"] if name == QUALITY_NAME else row["gguf_sha256"]
 
 
-def used_quants(sources: Mapping[str, Mapping[str, Path]]) -> list[tuple[Path, dict]]:
+def used_quants(sources: SourcePaths) -> list[tuple[Path, dict]]:
     """Return the records of a release's quants, and of those of its model that it has measurements of, by their paths.
 
     sources: paths by kind and name.
@@ -85,7 +87,7 @@ def types_without(records: Iterable[dict]) -> set[str]:
     return {record["type"] for record in records if not record["imatrix_sha256"] and record["base"] not in COPIED}
 
 
-def by_imatrix(sources: Mapping[str, Mapping[str, Path]]) -> bool:
+def by_imatrix(sources: SourcePaths) -> bool:
     """Tell whether a file of a release, or a measured one, has the imatrix: else its text had no part."""
     if "imatrix" not in sources["origins"]:
         return False
