@@ -29,7 +29,7 @@ include make/flags.mk
 $(MODEL_SOURCE): $(NEW_MODEL) $(MODEL_FILES) | $(SETUP) $(CHECKED)
 	$(call step,model,Fetch $(MODEL)) $(PYTHON) scripts/fetch_model.py \
 	  --model $(MODEL) --output $(FULL)/checkpoint --record $(MODEL_RECORD) $(if $(call again,model),--replace)
-	@printf '%s\n' '$(MODEL)' >$@
+	@printf '%s\n' '$(MODEL)' | $(TO_TARGET)
 
 # Its time is that of the model: a look at the same model again makes nothing else new.
 $(MODEL_RECORD): $(if $(wildcard $(MODEL_SOURCE)),,FORCE) | $(MODEL_SOURCE) ;

@@ -27,6 +27,11 @@ $(foreach q,$(NAMED_QUANTS) $(NO_IMATRIX) $(COMPARE_IMATRIX),$(call check_name,$
 $(if $(filter /,$(abspath $(BUILD)) $(realpath $(BUILD))),$(error BUILD: expected a folder \
   for what is built$(,) found /))
 $(if $(filter new,$(MAKECMDGOALS)),$(if $(filter RUN,$(COMMAND_LINE)),,$(error new: expected RUN=name$(,) found none)))
+# Make would run the target of that name, and not look at the file.
+$(foreach v,MODEL QUESTIONS EVAL_QUESTIONS CALIBRATION DROP_MAP OTHER_MAPS DRAFT TASK_DATA TASK_EXAMPLES RELEASE,\
+  $(foreach f,$(filter-out /%,$($v)),$(if $(subst .,,$(subst /,,$(dir $f))),,\
+    $(if $(filter $(notdir $f),$(TARGETS) FORCE),$(error $v: expected a file or folder$(,) found the target $f; write \
+    its whole path)))))
 must_be = $(foreach v,$(1),'$v' '$($v)' '$(2)' '$(3)')
 COUNTS := $(if $(DROP_MAP)$(SHAPE),,KEEP) CTX MAX_GEN_TOKS NP LOCAL_SERVERS FOLDS RANKS COMPARE_SEEDS SAMPLES \
   SENSITIVITY_CHATS DRAFT_TOKENS DRAFT_QUESTIONS LOOP_SEEDS LOOP_TOKENS HOST_PATIENCE
@@ -130,6 +135,8 @@ TOUCHED_BY_compare-criteria := statistics quality
 TOUCHED_BY_eval-heldout := statistics imatrix heldout $(call SPECIAL_QUANTS,$(HELDOUT_QUANT))
 
 # ---- settings: each stage folder says what its bytes depend on. A run that asks for others is refused, or replaces it.
+# Whole or not at all, and never through a link, which would write over what it leads to.
+TO_TARGET = { new=$(@D)/.$(@F).new; rm -f $$new && cat >$$new && mv -f $$new $@; }
 # $(call guard,STAGE,FILE,SETTINGS,WHAT REPLACE SETS ASIDE) keeps SETTINGS, words KEY=value, in FILE, written before the
 # stage's outputs. These depend on it order-only and on $(call again,STAGE): its time alone, which a copy of the folder
 # changes, makes nothing again.
@@ -157,19 +164,19 @@ compare = $(if $(filter-out $(3),$(4))$(filter-out $(4),$(3)),$(error $(2): \
 define guard
 $(call differs,$(1),$(2),$(3),$(4))
 $(2): $(call again,$(1)) $(call taken_over,$(2),$(3),$(4))
-	@mkdir -p $$(@D)$(if $(call again,$(1)), && $(call set_aside,$(2),$(4))) && printf '%s\n' $(3:%='%') >$$@
+	@mkdir -p $$(@D)$(if $(call again,$(1)), && $(call set_aside,$(2),$(4))) && printf '%s\n' $(3:%='%') | $$(TO_TARGET)
 endef
 # What REPLACE takes away, settings included, is moved and not deleted: the step may still refuse an input, and then it
 # is put back (scripts/stages/set_aside.py). What lies aside already is older and whole; what a broken-off step has made
-# since goes. $(call set_aside,SETTINGS FILE,FILES)
+# since goes. $(call set_aside,SETTINGS FILE,FILES); "$$@" are the FILES that are there: their names may have blanks.
 aside = $(dir $(1)).before-$(basename $(notdir $(1)))
-set_aside = old=$$$$(ls -d $(2) 2>/dev/null || true) && if [ -d $(call aside,$(1)) ]; then rm -rf $(2); \
-  elif [ -n "$$$$old" ]; then mkdir $(call aside,$(1)) && { [ ! -e $(1) ] || cp -p $(1) $(call aside,$(1)); } && \
-  mv $$$$old $(call aside,$(1)); fi
+set_aside = { set --; for f in $(2); do if [ -e "$$$$f" ] || [ -L "$$$$f" ]; then set -- "$$$$@" "$$$$f"; fi; done; \
+  if [ -d $(call aside,$(1)) ]; then rm -rf -- "$$$$@"; elif [ "$$$${1+any}" ]; then mkdir $(call aside,$(1)) && \
+  { [ ! -e $(1) ] || cp -p $(1) $(call aside,$(1)); } && mv -- "$$$$@" $(call aside,$(1)); fi; }
 
 # What may change freely (lists, names on a card) stands in such a file, too; it is written anew when it changes, and
 # what depends on it follows. $(call remember,FILE,WORDS)
 define remember
 $(1): $(if $(filter-out $(2),$(file <$(1)))$(filter-out $(file <$(1)),$(2))$(if $(wildcard $(1)),,none),FORCE)
-	@mkdir -p $$(@D) && printf '%s\n' $(2:%='%') >$$@
+	@mkdir -p $$(@D) && printf '%s\n' $(2:%='%') | $$(TO_TARGET)
 endef

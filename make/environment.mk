@@ -12,11 +12,13 @@ $(foreach v,$(MAKES_OWN),$(if $(call from_environment,$v),\
   found one in the environment))))
 # Without a shell all that follows would be empty, and the first to complain would blame a setting.
 $(if $(shell echo yes),,$(error bash: expected on PATH; found none))
+# In Turkish, and some languages more, [A-Z] has no I: so letters are those of C, here and wherever make asks sed.
 # Asked for, by $(NAME) or a function of NAME, or set; $$NAME is the shell's.
 override NAMES_HERE := ${shell sed -E -e 's/\#.*//' -e 's/[$$][$$]//g' -e 's/[$$][(](call|value|origin) */$$(/g' \
   -e 's/^ *((else +)?ifn?def|override|define|unexport) +/$$(/' Makefile make/*.mk | \
-  grep -oE '[$$][(]?[A-Za-z_][A-Za-z0-9_]*|^ *[A-Za-z_][A-Za-z0-9_]* *[:+?]?=' | grep -oE '[A-Za-z_]\w*' | sort -u}
-override TAKEN_FROM_IT := $(shell sed -nE 's/^([A-Z0-9_]+) \?=.*/\1/p' make/*.mk) MAKE% SHELL
+  LC_ALL=C grep -oE '[$$][(]?[A-Za-z_][A-Za-z0-9_]*|^ *[A-Za-z_][A-Za-z0-9_]* *[:+?]?=' | \
+  LC_ALL=C grep -oE '[A-Za-z_]\w*' | LC_ALL=C sort -u}
+override TAKEN_FROM_IT := $(shell LC_ALL=C sed -nE 's/^([A-Z0-9_]+) \?=.*/\1/p' make/*.mk) MAKE% SHELL
 # Some names are made of two parts, such as AFTER_ and a stage.
 override BEGINNINGS := $(addsuffix %,$(filter-out _,$(filter %_,$(NAMES_HERE))))
 $(foreach v,$(filter-out $(TAKEN_FROM_IT),$(NAMES_HERE) $(filter $(BEGINNINGS),$(.VARIABLES))),\

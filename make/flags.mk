@@ -53,7 +53,7 @@ DRAWN := $(if $(or $(if $(DROP_MAP),,chosen by them),$(TIERED),$(wildcard $(STAT
 
 # ---- imatrix and quantise
 # Asked of the shell when their turn comes: make itself remembers folders as they were when it began.
-quant_records = $(call check_files,$(1),$(shell compgen -G '$(1)/$(2)-*.gguf.json' | sort))
+quant_records = $(call check_files,$(1),$(shell compgen -G '$(1)/$(2)-*.gguf.json' | LC_ALL=C sort))
 FULL_RECORDS = $(call quant_records,$(FULL_GGUF),$(NAME))
 PRUNED_RECORDS = $(call quant_records,$(PRUNED_GGUF),$(PRUNED_NAME))
 CALIBRATION_SETTING := CALIBRATION=$(if $(CALIBRATION),$(call digest,$(CALIBRATION)),QUESTIONS:$(QUESTIONS_DIGEST))
@@ -195,7 +195,7 @@ BYTES_DEPEND_ON := CALIBRATION ALLOW_EMPTY_REASONING FOLD DROP_MAP DOMAINS MIN_E
   QUALITY_CHATS QUALITY_SCORE SCORED $(if $(OTHER_TASK),,SAMPLES) LOOP_QUANTS LOOP_SEEDS LOOP_TOKENS OLLAMA_PARAMS \
   $(if $(MAY_SEE),MMPROJ) DRAFT $(if $(DRAFT),DRAFT_TYPE DRAFT_TOKENS DRAFT_QUESTIONS)
 # The command of a card names no run, so it falls back to the demo's: what that one sets is named, too.
-SET_BY_DEMO := $(shell sed -nE 's/^([A-Z0-9_]+) *=.*/\1/p' runs/demo.mk)
+SET_BY_DEMO := $(shell LC_ALL=C sed -nE 's/^([A-Z0-9_]+) *=.*/\1/p' runs/demo.mk)
 set_by_hand = $(or $(filter command,$(firstword $(origin $(1)))),\
   $(if $(call same,$(value $(1)),$(value DEFAULT_OF_$(1))),,yes))
 # A local model is known by its digests and not by its place, which may change.

@@ -3,7 +3,7 @@
 # before anything is run. No setting needs it. (A run's file itself is read by make: it may say $(DOWNLOADS), or run a
 # command.)
 
-SETTINGS := $(shell sed -nE 's/^([A-Z0-9_]+) \??=.*\#.*/\1/p' make/settings.mk)
+SETTINGS := $(shell LC_ALL=C sed -nE 's/^([A-Z0-9_]+) \??=.*\#.*/\1/p' make/settings.mk)
 quote := '
 , := ,
 define LINE_END

@@ -17,14 +17,8 @@ TOOLS_PLACE := $(if $(LLAMA_CPP),,$(shell $(WHERE_TOOLS_ARE)))
 # Why not, the script has said.
 $(if $(WORK),$(if $(LLAMA_CPP)$(TOOLS_PLACE),,$(error LLAMA_CPP: expected a place for the llama.cpp tools$(,) \
   found none)))
-# What is written through a link would lie in the file that it leads to: as the key, it would be known. Its place is
-# `key_path` of scripts/files/seals.py.
-LINK_TO_KEY := $(if $(WORK),$(shell h=$${HOME-}; s=$${XDG_STATE_HOME-}; k="$(SEAL_KEY:~/%=$$h/%)"; \
-  case $$s in (/*) ;; (*) s=$$h/.local/state ;; esac; \
-  find '$(BUILD)/' \( -type l -o -type f -links +1 \) -exec test {} -ef "$${k:-$$s/moe-tools/seal.key}" \; \
-  -print -quit 2>/dev/null))
-$(if $(LINK_TO_KEY),$(error $(BUILD): expected no link to the key of the seals$(,) found \
-  $(call shown,BUILD,$(LINK_TO_KEY)); remove it))
+WRONG_IN_BUILD := $(if $(WORK),$(shell make/check_build.sh '$(BUILD)' '$(SEAL_KEY)'))
+$(if $(WRONG_IN_BUILD),$(error $(BUILD): $(WRONG_IN_BUILD)))
 LLAMA_READY := $(TOOLS_PLACE:%=%/llama_cpp.json)
 TOOLS := $(SETUP) $(LLAMA_READY)
 
@@ -48,10 +42,11 @@ setup: $(TOOLS) ## create .venv and build the llama.cpp tools (every other targe
 	@$(PIP_INSTALL) --no-deps --no-cache-dir --config-settings cmake.define.LLAMA_BUILD=OFF $(BINDINGS)
 	@touch $@
 
-# Tools that only those who work on this project need, each in an environment of its own that goes again.
+# Tools that only those who work on this project need, each in an environment of its own that goes again. Nothing lies
+# where it is made: what was in its folder before would be run. $(call with_tool,PACKAGE,COMMAND); $$tool is the folder
 define with_tool
-	@python3 -m venv build/tool && build/tool/bin/pip install --quiet --disable-pip-version-check $(1)
-	@build/tool/bin/$(2); status=$$?; rm -r build/tool; exit $$status
+	@tool=$$(mktemp -d) && trap 'rm -rf "$$tool"' EXIT && python3 -m venv "$$tool" && \
+	  "$$tool"/bin/pip install --quiet --disable-pip-version-check $(1) && "$$tool"/bin/$(2)
 endef
 
 lock: ## renew requirements.lock: versions and digests of all packages (about 7 minutes, needs the network)
@@ -65,7 +60,8 @@ audit: ## ask for known weaknesses of the pinned packages; one that cannot be lo
 	$(call with_tool,pip-audit==2.10.1,pip-audit --strict --disable-pip --requirement requirements.lock)
 
 sbom: ## write build/sbom.json: the packages as a bill of materials (CycloneDX)
-	$(call with_tool,cyclonedx-bom==7.5.0,cyclonedx-py requirements requirements.lock --output-file build/sbom.json)
+	$(call with_tool,cyclonedx-bom==7.5.0,cyclonedx-py requirements requirements.lock --output-file "$$tool"/sbom.json && \
+	  mkdir -p build && mv -f "$$tool"/sbom.json build/)
 	@echo build/sbom.json
 
 ifneq ($(LLAMA_READY),)
@@ -81,8 +77,8 @@ lint: $(SETUP) ## names, types, shell scripts and the Go file: what `make test` 
 	$(PYTHON) -m ruff format --check
 	$(PYTHON) -m mypy scripts
 	@awk 'length($$0) > 120 {print "error: " FILENAME ":" FNR ": over 120 characters"; bad = 1} END {exit bad}' \
-	  Makefile make/*.mk scripts/*.sh scripts/page/page.* scripts/ollama/go_template/*.go .ci/run
-	.venv/bin/shellcheck scripts/*.sh .ci/run
+	  Makefile make/*.mk make/*.sh scripts/*.sh scripts/page/page.* scripts/ollama/go_template/*.go .ci/run
+	.venv/bin/shellcheck scripts/*.sh make/*.sh .ci/run
 	@# Found by the shell: make's own wildcard is asked before the environment exists.
 	go=$$(echo "$$PWD"/.venv/lib/python3*/site-packages/go/bin) && unformatted=$$("$$go"/gofmt -l scripts) && \
 	  if [ -n "$$unformatted" ]; then printf 'error: %s: expected the form of gofmt\n' $$unformatted >&2; exit 1; fi && \

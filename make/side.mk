@@ -123,7 +123,7 @@ ifneq ($(DRAFT),)
 # A file of its own: a killed download may have left a config.json.
 $(ASSISTANT_FETCHED): $(call again,draft) | $(SETUP) $(CHECKED)
 	$(call step,draft,Fetch $(DRAFT)) $(PYTHON) scripts/fetch_model.py --assistant --model $(DRAFT) --output $(ASSISTANT)
-	@printf '%s\n' '$(DRAFT)' >$@
+	@printf '%s\n' '$(DRAFT)' | $(TO_TARGET)
 
 $(DRAFT_FILE): $(PRUNED_F16) $(ASSISTANT_FETCHED) \
     $(call check_files,$(ASSISTANT),$(wildcard $(ASSISTANT)/config.json $(ASSISTANT)/*.safetensors)) \

@@ -3,8 +3,8 @@
 EVERY_DAY := doctor plan analyze drop quants eval release report compare draft active-experts status
 EVERY_DAY_SETTINGS := RUN MODEL KEEP QUESTIONS CALIBRATION QUANTS EVAL_QUANT REPLACE
 # A target's or a setting's name and its comment, a line each.
-DESCRIBED := sed -nE 's/^([a-z][a-z-]*):.*[^\#]\#\# (.*)/\1|\2/p' Makefile make/*.mk
-DESCRIBED_SETTINGS := sed -nE 's/^([A-Z0-9_]+) \??=[^\#]*\#+ *(.*)/\1|\2/p' make/settings.mk
+DESCRIBED := LC_ALL=C sed -nE 's/^([a-z][a-z-]*):.*[^\#]\#\# (.*)/\1|\2/p' Makefile make/*.mk
+DESCRIBED_SETTINGS := LC_ALL=C sed -nE 's/^([A-Z0-9_]+) \??=[^\#]*\#+ *(.*)/\1|\2/p' make/settings.mk
 IN_COLUMNS := awk -F'|' '{printf "  %-18s %s\n", $$1, $$2}'
 
 help: ## the targets and settings of every day
@@ -16,9 +16,10 @@ help: ## the targets and settings of every day
 
 help-all: ## every target and every setting
 	@printf 'Targets\n'
-	@$(DESCRIBED) | sort | $(IN_COLUMNS)
+	@$(DESCRIBED) | LC_ALL=C sort | $(IN_COLUMNS)
 	@printf '\nSettings, by stage (make settings prints their values)\n'
-	@sed -nE -e 's/^# ---- (.*)/\n\1/p' -e 's/^([A-Z0-9_]+) \??=([^#]*)#+ *(.*)/  \1|\3 [\2]/p' make/settings.mk | \
+	@LC_ALL=C sed -nE -e 's/^# ---- (.*)/\n\1/p' \
+	  -e 's/^([A-Z0-9_]+) \??=([^#]*)#+ *(.*)/  \1|\3 [\2]/p' make/settings.mk | \
 	  sed -E -e 's/ \[ +/ [/' -e 's/ \[([^]]*\$$.*)?\]$$//' | \
 	  awk -F'|' 'NF > 1 {printf "%-20s %s\n", $$1, $$2; next} {print}'
 

@@ -19,14 +19,17 @@ import argparse
 import subprocess
 import sys
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 from cards.front_matter import check_repo, check_same_repository
+from files.deadline import DOWNLOAD_SECONDS, SLOWEST_BYTES, within
 from files.input_errors import InputError
 from files.option_types import command_parser
 from files.safe_files import GB, in_unit, only_writer, run
 from files.seals import sealing
 from release.hub_upload import (
+    GO_ON,
     Payload,
     RemoteFiles,
     be_quiet,
@@ -111,9 +114,13 @@ def plan_lines(payload: Payload, repo: str, states: dict[str, str], there: Remot
 
 def look(repo: str, token: str | None, needed: bool) -> RemoteFiles | None:
     """Return the files on the Hub; None where it cannot be asked. Raises InputError then if an answer is `needed`."""
-    try:
+
+    def asked() -> RemoteFiles | None:
         with one_line(repo):
-            return remote_files(repo, token) or {}
+            return remote_files(repo, token)
+
+    try:
+        return within(DOWNLOAD_SECONDS, repo, asked) or {}
     except InputError as error:
         if needed:
             raise
@@ -149,7 +156,9 @@ def main(argv: list[str] | None = None) -> None:
         paths = [path for path, state in states.items() if state != "same"]
         end = "nothing was sent"
         if paths:
-            end = send(payload, args.repo, token, paths, lambda line: print(line, flush=True))
+            seconds = DOWNLOAD_SECONDS + sum(payload.bytes[path] for path in paths) / SLOWEST_BYTES
+            report = partial(print, flush=True)
+            end = within(seconds, args.repo, lambda: send(payload, args.repo, token, paths, report), GO_ON)
     print(f"{args.repo}: all {len(states)} files are on the Hub as the manifest lists them; {end}")
 
 

@@ -109,18 +109,19 @@ def test_names_of_a_models_files_run_nothing(demo_model, tmp_path):
     model = shutil.copytree(demo_model, tmp_path / "model")
     for name in ("x", "x;>canary.safetensors"):  # after the first make would find its prerequisite, and run the rest
         (model / name).write_text("")
-    done = make("drop", f"MODEL={model}", "NAME=m", f"BUILD={tmp_path}")
+    done = make("drop", f"MODEL={model}", "NAME=m", f"BUILD={tmp_path}/build")
     assert done.returncode != 0 and "expected names of files" in done.stderr and len(done.stderr.splitlines()) == 1
     assert not (REPO / "canary.safetensors").exists()
     # Nor do those of what lies in the build folder: of an assistant that was fetched, and of an evaluation.
-    assistant = tmp_path / "m/full/assistants/google-x"
-    for place in (assistant, tmp_path / "m/109e/eval/a`>canary`b"):
-        place.mkdir(parents=True)
-    (assistant / "a;>canary;b.safetensors").write_text("")
-    (tmp_path / "m/109e/eval/a`>canary`b/scores.json").write_text("{}")
-    for goal in (["draft", "DRAFT=google/x"], ["report", "TASK=gsm8k_cot_zeroshot"]):
-        done = make("-n", *goal, f"MODEL={demo_model}", "NAME=m", f"BUILD={tmp_path}")
-        assert done.returncode != 0 and "expected names of files" in done.stderr, done.stderr
+    for place in ("full/assistants/google-x/a;>canary;b.safetensors", "109e/eval/a`>canary`b/scores.json"):
+        odd = tmp_path / "build/m" / place
+        odd.parent.mkdir(parents=True)
+        odd.write_text("{}")
+        for goal in (["draft", "DRAFT=google/x"], ["report", "TASK=gsm8k_cot_zeroshot"]):
+            done = make("-n", *goal, f"MODEL={demo_model}", "NAME=m", f"BUILD={tmp_path}/build")
+            assert done.returncode != 0 and "expected names " in done.stderr, done.stderr
+        odd.unlink()
+        odd.parent.rmdir()
     assert not (REPO / "canary").exists()
 
 
@@ -233,4 +234,83 @@ def test_a_link_to_the_key_below_the_build_folder_is_refused(place, link, tmp_pa
     assert make("drop", "-n", f"BUILD={tmp_path}/build", **here | given).returncode == 0
     link(tmp_path / at, tmp_path / "build/x/settings.txt")
     done = make("drop", "-n", f"BUILD={tmp_path}/build", **here | given)
-    assert done.returncode != 0 and "expected no link to the key of the seals" in done.stderr, done.stderr
+    found = "to the key of the seals" if link is os.link else "that leads out of it"
+    assert done.returncode != 0 and f"expected no link {found}" in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("name", ["CALIBRATION", "QUESTIONS", "OTHER_MAPS", "DRAFT"])
+@pytest.mark.parametrize("word", ["test", "./upload", "FORCE"])
+def test_a_file_with_the_name_of_a_target_does_not_stand_for_it(name, word, tmp_path):
+    refused(make("imatrix", "-n", f"{name}={word}", f"BUILD={tmp_path}/build"), name, tmp_path / "build")
+
+
+def test_letters_are_those_of_c_wherever_make_looks_for_some():
+    """In Turkish [A-Z] has no I, and in other languages it has letters with accents."""
+    text = "\n".join(path.read_text() for path in REPO.glob("make/*.mk")).replace("\\\n", " ")
+    asked = re.findall(r"(LC_ALL=C |)\b(?:sed|grep) ((?:'[^'\n]*'|[^|'\n])*)", text)
+    of_letters = [before for before, words in asked if re.search(r"\[[^]]*[A-Za-z]-[A-Za-z]", words)]
+    assert len(of_letters) > 10 and set(of_letters) == {"LC_ALL=C "}
+
+
+def test_tools_run_where_nothing_lay_before():
+    lines = make("-n", "lock", "audit", "sbom").stdout
+    assert len(re.findall("/bin/", lines)) == len(re.findall(r'"\$tool"/bin/', lines)) >= 6
+
+
+def test_a_link_that_leads_out_of_the_build_folder_is_refused(tmp_path):
+    """A step writes, moves and removes through a link to a folder."""
+    build = tmp_path / "build/gemma-4-demo"
+    (build / "full").mkdir(parents=True)
+    (tmp_path / "mine").mkdir()
+    (build / "full/checkpoint").symlink_to(tmp_path / "mine")  # as a step makes it
+    (build / "inside").symlink_to(build / "full")
+    assert make("drop", "-n", f"BUILD={tmp_path}/build").returncode == 0
+    for target in ("mine", "absent"):
+        (build / "y").symlink_to(tmp_path / target)
+        done = make("drop", "-n", f"BUILD={tmp_path}/build")
+        assert done.returncode != 0 and f"expected no link that leads out of it, found {build}/y;" in done.stderr
+        (build / "y").unlink()
+
+
+@pytest.mark.parametrize("name", ["settings.txt", "pictures-settings.txt"])
+def test_what_make_writes_goes_through_no_link(name, tmp_path):
+    folder = tmp_path / "build/gemma-4-demo/y"
+    folder.mkdir(parents=True)
+    (folder / "letter").write_text("mine")
+    (folder / name).symlink_to("letter")
+    done = make(str(folder / name), f"BUILD={tmp_path}/build", "VARIANT=y")
+    assert done.returncode == 0, done.stderr
+    assert (folder / "letter").read_text() == "mine"
+    assert not (folder / name).is_symlink() and "=" in (folder / name).read_text()
+    assert sorted(path.name for path in folder.iterdir()) == sorted(["letter", name])
+
+
+@pytest.mark.parametrize("name", ["a -t scripts", "a\nb", "x;y", "q'r", "b\\s", "$(touch canary)", "[z"])
+def test_a_name_in_the_build_folder_that_is_more_than_one_word_is_refused(name, tmp_path):
+    (tmp_path / "build/x").mkdir(parents=True)
+    (tmp_path / "build/x" / name).touch()
+    done = make("drop", "-n", f"BUILD={tmp_path}/build")
+    assert done.returncode != 0 and len(done.stderr.splitlines()) == 1
+    assert "expected names without blanks and signs that make or the shell act on, found " in done.stderr
+
+
+def test_what_replace_takes_away_is_moved_whatever_its_name(tmp_path):
+    """A blank in it made it two words of the shell: mv took files of the project, or moved all to another place."""
+    folder = tmp_path / "stage"
+    folder.mkdir()
+    (tmp_path / "victim").write_text("mine")
+    for name in ("settings.txt", "a victim", "a -t victim", "-t"):
+        (folder / name).write_text(name)
+    (tmp_path / "t.mk").write_text(
+        "SHELL := bash\n.SHELLFLAGS := -eu -o pipefail -c\n"
+        + "".join(
+            re.findall(r"^(?:aside|set_aside) = (?:.*\\\n)*.*\n", (REPO / "make/checks.mk").read_text(), re.MULTILINE)
+        )
+        + "define rule\ngo:\n\t@true && $(call set_aside,stage/settings.txt,stage/*) && echo done\nendef\n"
+        "$(eval $(rule))\n"
+    )
+    done = subprocess.run(["make", "-f", "t.mk", "go"], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
+    names = sorted(path.name for path in (folder / ".before-settings").iterdir())
+    assert names == sorted(["settings.txt", "a victim", "a -t victim", "-t"])
+    assert (tmp_path / "victim").read_text() == "mine"

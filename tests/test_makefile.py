@@ -103,8 +103,8 @@ def test_loops_are_looked_for_in_the_full_the_pruned_model_and_each_quant_once(u
     assert files == ["tiny-Q8_0.gguf", "tiny-12e-Q8_0.gguf", "tiny-12e-IQ2_M.gguf"]
     assert "--seed 42 --seeds 2 --max-tokens 1024 --context 1024" in command and "--again" not in command
     # More seeds add answers to those that are there: their number is remembered, and another one is not refused.
-    (settings,) = [line for line in shown.splitlines() if line.endswith("loops/settings.txt")]
-    (remembered,) = [line for line in shown.splitlines() if line.endswith("loops/files.txt")]
+    (settings,) = [line for line in shown.splitlines() if "loops/.settings.txt.new" in line]
+    (remembered,) = [line for line in shown.splitlines() if "loops/.files.txt.new" in line]
     assert "LOOP_SEEDS" not in settings and "'LOOP_SEEDS=2'" in remembered
 
 

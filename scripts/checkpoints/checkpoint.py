@@ -60,6 +60,10 @@ FORBIDDEN_KEYS = {
         "weights in the files of the index alone",
         "remove transformers_weights if the model needs no others",
     ),
+    "configuration_files": (
+        "a model that is described in config.json alone",
+        "transformers would read another file instead: write that one's content into config.json",
+    ),
 }
 # Weights, config, tokenizer, chat template, and the model card, whose front matter goes into the header.
 READ_SUFFIXES = (".safetensors", ".json", ".jinja", ".model", ".txt", ".md")

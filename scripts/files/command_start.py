@@ -105,12 +105,17 @@ def unreadable_setting(environment: Mapping[str, str]) -> str:
         if not (environment.get(name) or "0").isdecimal():
             return f"{name}: expected whole seconds, found something else"
     try:
-        urlsplit(environment.get("HF_ENDPOINT", ""))
+        address = urlsplit(environment.get("HF_ENDPOINT", ""))
     except ValueError:  # whose words may hold a password
         return "HF_ENDPOINT: expected the address of a Hub, found one that cannot be read"
+    if "@" in address.netloc:  # it would stand in messages, and as the source of what is downloaded
+        return "HF_ENDPOINT: expected an address without a user's name or password, found one with it"
     return ""
 
 
+# torch makes this folder when a model is imported, also where it compiles nothing: in the temporary directory, where it
+# stays, has the user's name, and may be a neighbour's.
+os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", sys.prefix)
 if IS_COMMAND and (wrong := unreadable_setting(os.environ)):
     sys.exit(f"error: {wrong}")
 

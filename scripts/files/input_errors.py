@@ -4,6 +4,7 @@ What is read as a whole has a bound, for a sparse file costs no disk, and all of
 """
 
 import hashlib
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -106,6 +107,13 @@ def check_ends(path: Path) -> None:
     """Raise InputError for what is no file: a pipe would be waited for, and a device read, for ever."""
     if path.exists() and not (path.is_file() or path.is_dir()):  # opening a directory says so itself
         raise InputError(path, "a file", "a pipe, a device or a socket")
+
+
+def no_link(path: str, flags: int) -> int:
+    """Open a file as `opener` of open(); raise InputError for a link, which would write over what it leads to."""
+    if os.path.islink(path):
+        raise InputError(path, "a file to write", "a link")
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def check_bounded(path: Path, most: int = RECORD_MIB) -> None:

@@ -22,7 +22,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from files.command_start import dying_with_parent, without_modes
-from files.input_errors import InputError
+from files.input_errors import InputError, no_link
 from llama.llama_tools import last_words
 from llama.socket_folder import SOCKET, socket_folder
 from llama.template_check import check_gguf_template
@@ -176,7 +176,7 @@ class LlamaServer:
         self.url, self.key = "", secrets.token_urlsafe(KEY_BYTES)
         if self.socket:
             Path(self.socket).unlink(missing_ok=True)  # the last one's: a socket is not bound over another
-        with open(self.log, "ab") as log:
+        with open(self.log, "ab", opener=no_link) as log:
             begin = self.began = log.tell()
             self.process = subprocess.Popen(
                 [*self.command, *(["--host", self.socket] if self.socket else [])],

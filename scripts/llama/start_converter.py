@@ -11,6 +11,18 @@ import runpy
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
+
+
+def refuse_code_of_checkpoints() -> None:
+    """Let transformers run no code of a checkpoint: for some families the converter says that it may."""
+    from transformers import dynamic_module_utils
+
+    def refused(class_name: str, *arguments: object, **options: object) -> NoReturn:
+        raise ValueError(f"expected a checkpoint without code of its own, found {class_name}")
+
+    # All ways to such code end there, whatever name a caller has imported.
+    vars(dynamic_module_utils)["get_class_in_module"] = refused
 
 
 def start_converter(write_tensors: Callable | None = None) -> None:
@@ -26,6 +38,7 @@ def start_converter(write_tensors: Callable | None = None) -> None:
     from gguf import GGUFWriter
     from gguf.metadata import Metadata
 
+    refuse_code_of_checkpoints()
     importlib.import_module("torch")  # the converter's first import
     collect_garbage_again()
     keep_vouched(Metadata)

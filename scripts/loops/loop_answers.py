@@ -6,10 +6,9 @@ killed and goes on ends with the bytes of one that was not.
 """
 
 import json
-import os
 from pathlib import Path
 
-from files.input_errors import InputError, read_lines
+from files.input_errors import InputError, no_link, read_lines
 from files.json_records import check_fields, parse_json, read_json
 from files.run_state import results_folder
 from files.safe_files import flush_to_disk
@@ -71,7 +70,8 @@ def read_loop_answers(path: Path, asked: list[tuple[LoopPrompt, int]], cut: bool
     if lines and not lines[-1].endswith(b"\n"):  # that a kill has left; the next answer would be appended to it
         half = lines.pop()
         if cut:
-            os.truncate(path, path.stat().st_size - len(half))
+            with open(path, "r+b", opener=no_link) as file:
+                file.truncate(path.stat().st_size - len(half))
     found = []
     for number, (line, (prompt, seed)) in enumerate(zip(lines, asked), 1):
         what, place = "a recorded answer", f"{path}, line {number}"
@@ -110,7 +110,7 @@ def append_loop_answer(path: Path, answer: LoopAnswer) -> None:
     """
     line = json.dumps(answer.model_dump()).encode() + b"\n"
     seal_line(path, line, SUBJECT)
-    with open(path, "ab", buffering=0) as file:
+    with open(path, "ab", buffering=0, opener=no_link) as file:
         file.write(line)
     flush_to_disk(path)
 

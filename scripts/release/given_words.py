@@ -14,26 +14,27 @@ from files.seals import Seal, running_command, seal_said, seals_over
 GIVEN_WORDS = ("LICENSE", "OWNER", "QUANTIZED_BY")  # settings of make
 
 
-def hold_given_words(place: Path, words: Mapping[str, str], before: Iterable[str]) -> None:
+def hold_given_words(place: Path, words: Mapping[str, str], before: Iterable[str], base: str) -> None:
     """Seal the words that are given; raise InputError for one of before that is none of those.
 
     place: make's file, in the build folder. words: by setting, "" for none. before: settings whose word is from there.
+    base: digest of the base model; what was said of a release of another one counts for nothing.
     Nothing is sealed unless all of these are good.
     """
     for name in before:
-        if words[name] and not _was_given(place, name, words[name]):
+        if words[name] and not _was_given(place, name, _digest(words[name], base)):
             way_out = f"give {name} again, or {name}= for none"
             raise InputError(place, f"{name} as it was given before", shown(words[name]), way_out)
     for name in words.keys() - {*before}:
-        if words[name] and not _was_given(place, name, words[name], unsealed=False):
-            seal_said(place, _digest(words[name]), name)
+        if words[name] and not _was_given(place, name, _digest(words[name], base), unsealed=False):
+            seal_said(place, _digest(words[name], base), name)
 
 
-def _was_given(place: Path, name: str, word: str, unsealed: bool = True) -> bool:
+def _was_given(place: Path, name: str, digest: str, unsealed: bool = True) -> bool:
     """Tell whether a word was given here; unsealed: what to say where there are no seals."""
     seals = seals_over(place)
-    return seals.of_said(place, _digest(word), name, (running_command(),)) == Seal.VALID if seals else unsealed
+    return seals.of_said(place, digest, name, (running_command(),)) == Seal.VALID if seals else unsealed
 
 
-def _digest(word: str) -> str:
-    return hashlib.sha256(word.encode()).hexdigest()
+def _digest(word: str, base: str) -> str:
+    return hashlib.sha256(f"{base} {word}".encode()).hexdigest()

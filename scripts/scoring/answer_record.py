@@ -8,12 +8,11 @@ is lost.
 import errno
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from files.input_errors import LINES_MIB, InputError, read_lines, read_whole
+from files.input_errors import LINES_MIB, InputError, no_link, read_lines, read_whole
 from files.json_records import parse_json
 from files.sealed_lines import seal_line
 from scoring.answer_classes import CLASSES, class_of_failure
@@ -108,7 +107,8 @@ def cut_half_line(path: Path) -> None:
     """Cut a last line that is not whole off the record: the next answer would be appended to it."""
     content = read_whole(path, LINES_MIB) if path.exists() else b""
     if (whole := content.rfind(b"\n") + 1) < len(content):
-        os.truncate(path, whole)
+        with open(path, "r+b", opener=no_link) as file:
+            file.truncate(whole)
 
 
 def check_types(answer: Answer) -> None:
@@ -139,7 +139,7 @@ def append_answer(path: Path, answer: Answer, subject: str = "") -> None:
     """
     line = record_line(answer)
     seal_line(path, line, subject)
-    with open(path, "ab", buffering=0) as file:
+    with open(path, "ab", buffering=0, opener=no_link) as file:
         begin = file.tell()
         try:
             if file.write(line) < len(line):

@@ -1,5 +1,6 @@
 """lm-eval's task over frozen questions: its file, and that no other lies where lm-eval looks for tasks."""
 
+import glob
 import json
 from pathlib import Path
 
@@ -11,12 +12,12 @@ from scoring.run_files import FROZEN, SHOTS
 def task_yaml(task_name: str, folder: Path, with_shots: bool) -> str:
     """Return the task: lm-eval's prompt, filters and metric over the frozen files of a folder."""
     task = task_of(task_name)
-    # Absolute: lm-eval reads them from another directory.
+    # Absolute: lm-eval reads them from another directory. It takes their paths for patterns.
     files = {task.questions: folder.resolve() / FROZEN}
     if with_shots:
         files[task.examples] = folder.resolve() / SHOTS
     # `include` and not a copy, so that the task follows lm-eval. JSON is also YAML, so any path can be written as one.
-    lines = [f"    {split}: {json.dumps(str(path))}\n" for split, path in files.items()]
+    lines = [f"    {split}: {json.dumps(glob.escape(str(path)))}\n" for split, path in files.items()]
     text = (
         f"include: {json.dumps(str(base_task(task)))}\ntask: {frozen_name(task_name)}\n"
         f"dataset_path: json\ndataset_name: null\ndataset_kwargs:\n  data_files:\n{''.join(lines)}"

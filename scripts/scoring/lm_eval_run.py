@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from files.command_start import dying_with_parent
-from files.input_errors import InputError
+from files.input_errors import InputError, no_link
 from files.json_records import sha256_json
 from llama.llama_server import without_server_keys
 from llama.llama_tools import last_words
@@ -96,7 +96,7 @@ def lm_eval_environment(environment: dict[str, str], datasets_cache: Path, key: 
 
 async def run_lm_eval(command: list[str], environment: dict[str, str], log: Path, failure: asyncio.Future) -> None:
     """Run lm-eval to its end; raise what `failure` holds once it is set, or InputError when lm-eval fails."""
-    with open(log, "wb") as output:
+    with open(log, "wb", opener=no_link) as output:
         process = await asyncio.create_subprocess_exec(
             *command,
             stdin=subprocess.DEVNULL,

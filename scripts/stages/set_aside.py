@@ -12,6 +12,8 @@ SETTINGS = "*.txt"  # of a stage: written before the step, so they say nothing o
 
 def put_back(aside: Path) -> bool:
     """Move everything of a folder back to where it lay; tell whether. Not where the step has made some of it anew."""
+    if aside.is_symlink():  # what lies there is not from here
+        return False
     outputs = [path for path in aside.glob("*") if not path.match(SETTINGS)]
     if not outputs or any((aside.parent / path.name).exists() for path in outputs):
         return False

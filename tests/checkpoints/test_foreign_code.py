@@ -13,8 +13,10 @@ import plan_quants
 import render_calibration
 import teacher_force_analysis
 from chats.chat_tokenizer import load_tokenizer
+from llama.start_converter import refuse_code_of_checkpoints
 
 import pytest
+from transformers import AutoConfig, AutoTokenizer, dynamic_module_utils
 
 CODE = "from pathlib import Path\nPath({!r}).touch()\n"
 
@@ -60,6 +62,26 @@ def test_a_checkpoint_that_names_code_is_refused_by_every_command(name, hostile,
     ):
         refusal(main, arguments, hostile.model / name, "found auto_map")
     assert not hostile.canary.exists() and not hostile.output.exists()
+
+
+@pytest.mark.parametrize("loader", [AutoConfig, AutoTokenizer])
+def test_the_converter_runs_no_code_whatever_it_allows(loader, hostile, monkeypatch):
+    """For some families it says trust_remote_code=True."""
+    monkeypatch.setattr(dynamic_module_utils, "get_class_in_module", dynamic_module_utils.get_class_in_module)
+    refuse_code_of_checkpoints()
+    for name, kind in (("config.json", "AutoConfig"), ("tokenizer_config.json", "AutoTokenizer")):
+        name_code(hostile.model / name, {kind: "own.C" if kind == "AutoConfig" else ["own.T", None]})
+    with pytest.raises(ValueError, match="expected a checkpoint without code of its own"):
+        loader.from_pretrained(hostile.model, trust_remote_code=True)
+    assert not hostile.canary.exists()
+
+
+def test_a_config_in_another_file_is_refused(hostile, few_questions, refusal):
+    """transformers reads that one in place of config.json; our checks would see neither what it says nor its code."""
+    path = hostile.model / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"configuration_files": ["config.4.0.0.json"]}))
+    arguments = ["--model", hostile.model, "--questions", few_questions, "--output", hostile.output]
+    refusal(teacher_force_analysis.main, arguments, path, "configuration_files ['config.4.0.0.json']")
 
 
 @pytest.mark.parametrize("nested", [False, True])

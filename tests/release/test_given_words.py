@@ -14,17 +14,19 @@ def test_a_word_that_was_never_given_is_refused(tmp_path, monkeypatch):
     place.parent.mkdir(parents=True)
     (tmp_path / "build" / MARKER).touch()
     set_command("build_release.py")
-    hold_given_words(place, GIVEN, before=["QUANTIZED_BY"])  # none was given, and none is said
-    hold_given_words(place, GIVEN, before=["LICENSE", "OWNER"])
+    hold_given_words(place, GIVEN, before=["QUANTIZED_BY"], base="b")  # none was given, and none is said
+    hold_given_words(place, GIVEN, before=["LICENSE", "OWNER"], base="b")
     for word in ("LICENSE", "OWNER", "QUANTIZED_BY"):
         with pytest.raises(InputError, match=rf"settings.txt: expected {word} as .* found 'mit'; give {word} again"):
-            hold_given_words(place, {**GIVEN, word: "mit"}, before=[word])
+            hold_given_words(place, {**GIVEN, word: "mit"}, before=[word], base="b")
     with pytest.raises(InputError, match="expected OWNER"):  # nor by the way: nothing is sealed here
-        hold_given_words(place, {**GIVEN, "LICENSE": "mit", "OWNER": "you"}, before=["OWNER"])
+        hold_given_words(place, {**GIVEN, "LICENSE": "mit", "OWNER": "you"}, before=["OWNER"], base="b")
     with pytest.raises(InputError, match="expected LICENSE"):
-        hold_given_words(place, {**GIVEN, "LICENSE": "mit"}, before=["LICENSE"])
+        hold_given_words(place, {**GIVEN, "LICENSE": "mit"}, before=["LICENSE"], base="b")
     with pytest.raises(InputError, match="b/release/settings.txt: expected OWNER"):  # of another release
-        hold_given_words(other, GIVEN, before=["OWNER"])
-    hold_given_words(tmp_path / "elsewhere.txt", GIVEN, before=["OWNER"])  # where nothing is sealed
+        hold_given_words(other, GIVEN, before=["OWNER"], base="b")
+    with pytest.raises(InputError, match="settings.txt: expected OWNER"):  # in a build of another model
+        hold_given_words(place, GIVEN, before=["OWNER"], base="another")
+    hold_given_words(tmp_path / "elsewhere.txt", GIVEN, before=["OWNER"], base="b")  # where nothing is sealed
     monkeypatch.setenv("SEALS", "no")
-    hold_given_words(other, GIVEN, before=["OWNER"])
+    hold_given_words(other, GIVEN, before=["OWNER"], base="b")

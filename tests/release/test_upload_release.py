@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import upload_release
 from conftest import REPO
 from files.input_errors import InputError
 from files.safe_files import GB, directory_when_done, in_unit
@@ -95,6 +96,21 @@ def kill_when_stalled(process: Callable[..., subprocess.Popen], hub: Hub) -> Non
     assert b"s3cret" not in uploader.communicate()[0]
     hub.stall = None
     hub.go_on.set()
+
+
+def test_a_server_that_never_ends_is_one_line_and_the_same_command_goes_on(
+    upload, hub, small_release, refused_upload, monkeypatch
+):
+    hub.stall = hashlib.sha256((small_release / SECOND).read_bytes()).hexdigest()
+    with monkeypatch.context() as patch:
+        patch.setattr(upload_release, "DOWNLOAD_SECONDS", 3)  # mostly enough to come to that file
+        patch.setattr(upload_release, "SLOWEST_BYTES", 1 << 40)
+        refused_upload(["--send"], HUB_REPO, "an end within", "none")
+    assert not hub.commits
+    hub.stall = None
+    hub.go_on.set()
+    upload("--send")
+    assert_published(hub, small_release)
 
 
 def test_an_uploader_killed_in_mid_file_goes_on_and_sends_no_file_twice(upload, process, hub, small_release):
