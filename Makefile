@@ -133,7 +133,7 @@ $(PRUNED_EVAL): $(PRUNED_SCORED) $(SUM_UP) $(call again,eval) | $(EVAL_QUESTIONS
 $(eval $(call remember_samples,$(SCORES:/scores.md=)))
 $(SCORES) $(SCORES:.md=.json) $(SCORES:.md=.png) &: $(FULL_EVAL) $(PRUNED_EVAL) $(COMPARE) $(if \
     $(call newer_than,$(wildcard $(SCORES)),$(FULL_RECORDS) $(PRUNED_RECORDS)),FORCE) \
-    $(call samples_of,$(SCORES:/scores.md=)) | $(if $(filter release demo,$(MAKECMDGOALS)),$(QUANT_FILES))
+    $(call samples_of,$(SCORES:/scores.md=)) $(if $(filter release demo,$(MAKECMDGOALS)),$(QUANT_FILES))
 	$(call step,eval,Compare the scores) $(PYTHON) scripts/compare_scores.py --output $(SCORES) \
 	  --model $(FULL_EVAL) $(if $(OPENAI),,$(FULL_RECORDS)) \
 	  --model $(PRUNED_EVAL) $(if $(OPENAI),,$(PRUNED_RECORDS))

@@ -32,6 +32,7 @@ $(foreach v,MODEL QUESTIONS EVAL_QUESTIONS CALIBRATION DROP_MAP OTHER_MAPS DRAFT
   $(foreach f,$(filter-out /%,$($v)),$(if $(subst .,,$(subst /,,$(dir $f))),,\
     $(if $(filter $(notdir $f),$(TARGETS) FORCE),$(error $v: expected a file or folder$(,) found the target $f; write \
     its whole path)))))
+$(if $(filter full,$(VARIANT)),$(error VARIANT: expected another folder than the full model's$(,) found full))
 must_be = $(foreach v,$(1),'$v' '$($v)' '$(2)' '$(3)')
 COUNTS := $(if $(DROP_MAP)$(SHAPE),,KEEP) CTX MAX_GEN_TOKS NP LOCAL_SERVERS FOLDS RANKS COMPARE_SEEDS SAMPLES \
   SENSITIVITY_CHATS DRAFT_TOKENS DRAFT_QUESTIONS LOOP_SEEDS LOOP_TOKENS HOST_PATIENCE
@@ -41,7 +42,7 @@ RULES = $(call must_be,SCORED KEEP_F16 UPLOAD SEALS,^(yes|no)$$,yes or no) \
   $(call must_be,STREAM_LAYERS ALLOW_EMPTY_REASONING RECOMPUTE_FULL ACTIVE_SCORED,^(yes|no)?$$,yes$(,) no or nothing) \
   $(call must_be,LOW_DISK,^(yes|no|all)?$$,yes$(,) no$(,) all or nothing) \
   $(call must_be,LAYERS,^([1-9][0-9]*)?$$,a whole number above 0$(,) or nothing) \
-  $(call must_be,NAME PRUNED_NAME VARIANT EVAL_NAME,^[A-Za-z0-9._-]+$$,$(NAME_CHARACTERS)) \
+  $(call must_be,NAME PRUNED_NAME VARIANT EVAL_NAME,^[A-Za-z0-9_][A-Za-z0-9._-]*$$,$(NAME_CHARACTERS)$(,) no dot first) \
   $(call must_be,BASE,^[A-Za-z0-9._][A-Za-z0-9._-]*(/[A-Za-z0-9._][A-Za-z0-9._-]*)?$$,a Hub id OWNER/NAME or a name \
     ($(NAME_CHARACTERS))) \
   $(call must_be,LICENSE OWNER QUANTIZED_BY,^[A-Za-z0-9._-]*$$,$(NAME_CHARACTERS)) \

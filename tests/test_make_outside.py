@@ -314,3 +314,10 @@ def test_what_replace_takes_away_is_moved_whatever_its_name(tmp_path):
     names = sorted(path.name for path in (folder / ".before-settings").iterdir())
     assert names == sorted(["settings.txt", "a victim", "a -t victim", "-t"])
     assert (tmp_path / "victim").read_text() == "mine"
+
+
+@pytest.mark.parametrize("setting", ["NAME", "VARIANT", "EVAL_NAME", "PRUNED_NAME"])
+@pytest.mark.parametrize("name", ["..", ".", ".hidden"])
+def test_a_name_is_no_way_to_another_folder(setting, name, tmp_path):
+    done = make("eval", f"{setting}={name}", f"BUILD={tmp_path}/build")
+    assert done.returncode != 0 and f"{setting}: expected letters" in done.stderr and not (tmp_path / "build").exists()

@@ -325,7 +325,8 @@ def test_a_port_that_is_taken_is_refused_and_its_owner_left_alone(workshop, demo
 # A dozen or so answers fit on the small disk, and nothing else of the run is on it.
 FULL_DISK = """
 mount -t tmpfs -o size=8k none "$SMALL"
-ln -s "$SMALL/answers.jsonl" "$OUTPUT"
+touch "$SMALL/answers.jsonl" "$OUTPUT/answers.jsonl"
+mount --bind "$SMALL/answers.jsonl" "$OUTPUT/answers.jsonl"
 "$@" || wc -l <"$SMALL/answers.jsonl"
 """
 
