@@ -126,9 +126,15 @@ def check_answered(directory: Path, documents: list[dict]) -> None:
 def check_same_run(directory: Path, mine: dict, found: dict) -> None:
     """Raise InputError when a run's record is not of this model, protocol and question set."""
     advice = ANOTHER_OUTPUT
-    for key, what in (("gguf_sha256", "answers of the model"), ("questions_sha256", "answers to the questions")):
-        if found[key] != mine[key]:
-            expected, other = mine[key][:12], found[key][:12]
+    of_files = {
+        "gguf_sha256": "answers of the model",
+        "questions_sha256": "answers to the questions",
+        "question_file_sha256": "answers to the questions of the file",
+        "examples_file_sha256": "answers with the examples of the file",
+    }
+    for key, what in of_files.items():
+        if found.get(key) and found[key] != mine[key]:  # older runs do not know of all files
+            expected, other = (str(digest)[:12] for digest in (mine[key], found.get(key)))
             raise InputError(directory, f"{what} with sha256 {expected}", f"those of {other}", advice)
     protocol, other_protocol = mine["protocol"], found["protocol"]
     if differing := first_differing_key(protocol, other_protocol):

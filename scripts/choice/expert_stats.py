@@ -54,7 +54,7 @@ def read_stats(path: Path) -> tuple[dict[str, np.ndarray], dict]:
         with safe_open(path, framework="numpy") as file:
             text = (file.metadata() or {}).get(METADATA_KEY)
             arrays = {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, TypeError, ValueError) as error:  # the last two: numpy has no such type or shape
         raise InputError(path, "a statistics file of teacher_force_analysis.py", reason_of(error)) from error
     if text is None:
         raise InputError(path, f"the metadata key {METADATA_KEY!r}", "none")

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from files.input_errors import InputError
+from files.input_errors import InputError, reason_of
 from files.safe_files import replace_when_done, require_disk_space, unchanged
 from files.seals import check_kept, file_state
 from ggufs.gguf_header import read_header, split_paths
@@ -88,8 +88,10 @@ class StoredLogits:
         try:
             # A long text's logits are gigabytes, and are read in pieces. np.load would take other kinds of files, too.
             logits = np.lib.format.open_memmap(path, "r")
-        except ValueError as error:
-            raise InputError(path, f"logits {list(shape)}", str(error)[:200], "remove it") from error
+        except Exception as error:  # all kinds: numpy reads the header by Python's own parser
+            if isinstance(error, OSError):
+                raise
+            raise InputError(path, f"logits {list(shape)}", reason_of(error)[:200], "remove it") from error
         if (logits.shape, logits.dtype) != (shape, np.float32):
             raise InputError(
                 path, f"logits {list(shape)} in float32", f"{list(logits.shape)} in {logits.dtype}", "remove it"

@@ -277,8 +277,16 @@ def test_a_wrong_map_is_refused(tmp_path, content, message):
         read_drop_map(tmp_path / "map.json", Shape(4, 2, (0, 1)))
 
 
-def test_a_file_that_is_not_statistics_is_refused(tmp_path, script, refused):
-    (tmp_path / "stats").write_text("not a safetensors file")
+def one_tensor(kind: str, shape: list[int], size: int) -> bytes:
+    """A safetensors file."""
+    header = json.dumps({"a": {"dtype": kind, "shape": shape, "data_offsets": [0, size]}}).encode()
+    return len(header).to_bytes(8, "little") + header + bytes(size)
+
+
+# A model's weights: numpy has no such type, nor so many dimensions.
+@pytest.mark.parametrize("content", [b"not one", one_tensor("BF16", [2], 4), one_tensor("F32", [1] * 70, 4)])
+def test_a_file_that_is_not_statistics_is_refused(tmp_path, script, refused, content):
+    (tmp_path / "stats").write_bytes(content)
     refused(
         script("generate_drop_map.py", "--stats", tmp_path / "stats", "--keep", 4, "--output", tmp_path / "map.json"),
         tmp_path / "stats",
