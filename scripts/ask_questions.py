@@ -49,7 +49,7 @@ from scoring.eval_tasks import frozen_name, task_of
 from scoring.evaluated_file import evaluated_sha256
 from scoring.frozen_task import check_frozen_task
 from scoring.lm_eval_run import check_lm_eval_values, lm_eval_command, lm_eval_environment, run_lm_eval
-from scoring.lm_eval_samples import missing_results, read_frozen, shorten_names
+from scoring.lm_eval_samples import check_whole, missing_results, read_frozen, shorten_names
 from scoring.run_files import (
     ANOTHER_OUTPUT,
     ANSWERS,
@@ -218,6 +218,7 @@ async def evaluate(
                         "lm-eval", missing, "none", f"the same command goes on; log: {args.run}/lm_eval.log"
                     )
                 shorten_names(partial)
+                check_whole(partial, task, len(documents))
     finally:
         progress.bar.close()
     remove(task_folder / "datasets")

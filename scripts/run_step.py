@@ -30,7 +30,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from files.command_start import die_with_parent
+from files.command_start import die_with_parent, dying_with_parent
 from files.host_locks import lock_path
 from files.input_errors import InputError, no_link, printable, printable_lines
 from files.option_types import command_parser, positive
@@ -161,7 +161,13 @@ def run_logged(command: list[str], log: Log, screen: Screen, echo: bool) -> tupl
     if screen.live:  # a new one has no width, and a progress bar would be cut to nothing
         room = shutil.get_terminal_size().columns - len(screen.beginning) - 4
         termios.tcsetwinsize(writer, (24, min(max(room, LEAST_ROOM), MOST_ROOM)))
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=writer) as process:
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=writer,
+        preexec_fn=dying_with_parent(),  # else its output would be taken when make starts the step again
+    ) as process:
         os.close(writer)
         # make ends a step by SIGTERM, sent to this process alone.
         signal.signal(signal.SIGTERM, lambda *_: process.terminate())

@@ -10,7 +10,7 @@ import hashlib
 import math
 import random
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -112,10 +112,18 @@ def read_questions_of(path: Path, columns: tuple[str, ...], lists: bool = False)
     return rows
 
 
+def _check_columns(names: Sequence[str]) -> None:
+    """Raise ValueError for two columns of one name, of which the last would count. Those without a name may be many."""
+    if twice := next((name for number, name in enumerate(names) if name and name in names[:number]), None):
+        raise ValueError(f"found the column {shown(twice)} twice")
+
+
 def _read_csv(path: Path) -> list[dict]:
     check_bounded(path, LINES_MIB)
     with open(path, newline="", encoding="utf-8-sig") as file:  # Excel begins a UTF-8 file with a byte-order mark
-        return _bounded(path, csv.DictReader(file))
+        rows = csv.DictReader(file)
+        _check_columns(rows.fieldnames or [])
+        return _bounded(path, rows)
 
 
 def _read_jsonl(path: Path) -> list[dict]:
@@ -133,7 +141,9 @@ def _read_parquet(path: Path) -> list[dict]:
     size = 0
     try:
         # Rows of one value take next to no room in a file: what a table of them takes is known only as it is read.
-        for batch in pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=BATCH_ROWS):
+        file = pyarrow.parquet.ParquetFile(path)
+        _check_columns(file.schema_arrow.names)
+        for batch in file.iter_batches(batch_size=BATCH_ROWS):
             if (size := size + sum(map(_bytes_of, batch.columns))) > LINES_MIB << 20:
                 raise InputError(path, f"at most {LINES_MIB} MiB of questions", "more")
             rows += _bounded(path, batch.to_pylist(), len(rows))

@@ -60,6 +60,10 @@ FORBIDDEN_KEYS = {
         "weights in the files of the index alone",
         "remove transformers_weights if the model needs no others",
     ),
+    "fast_tokenizer_files": (
+        "a tokenizer in tokenizer.json alone",
+        "transformers would read another file instead: give that one the name tokenizer.json",
+    ),
     "configuration_files": (
         "a model that is described in config.json alone",
         "transformers would read another file instead: write that one's content into config.json",

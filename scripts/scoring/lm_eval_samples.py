@@ -120,6 +120,18 @@ def missing_results(folder: Path) -> str | None:
     return next((what for what, pattern in wanted.items() if not any(folder.rglob(pattern))), None)
 
 
+def check_whole(folder: Path, task: EvalTask, count: int) -> None:
+    """Raise InputError unless results can be read, and there are samples of so many questions.
+
+    lm-eval goes on where the disk gets full while it writes them, and exits with code 0.
+    """
+    read_json(folder / RESULTS_FILES.replace("*", ""))
+    path = folder / SAMPLES_FILES.replace("*", "")
+    found = sum(row.get("filter") == task.filter for _, row in _rows(path, "a sample"))
+    if found != count:
+        raise InputError(path, f"samples of {count} questions", str(found), "run the same command again to go on")
+
+
 def shorten_names(folder: Path) -> None:
     """Move lm-eval's results and samples to results.json and samples.jsonl of their folder.
 

@@ -1,10 +1,12 @@
 """Questions: their files, the frozen order of choices, and lm-eval's task over them."""
 
+import csv
 import json
 import os
 import random
 import subprocess
 import sys
+from pathlib import Path
 
 import freeze_questions
 from chats import questions
@@ -233,6 +235,28 @@ def test_a_cell_too_many_is_refused(few_questions, tmp_path):
     (tmp_path / "a.csv").write_text(f"{head}\n{first},more\n")
     with pytest.raises(InputError, match=r"one value per column in question 1, found \['more'\]"):
         load_questions(tmp_path / "a.csv", 42)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_two_columns_of_one_name_are_refused(few_questions, tmp_path, suffix):
+    """The last would count, without a word. Those without a name, of which a sheet may have many, do not."""
+    rows = [row + ["", ""] for row in csv.reader(few_questions.read_text().splitlines())]
+    write_columns(tmp_path / f"a{suffix}", rows)
+    assert load_questions(tmp_path / f"a{suffix}", 42) == load_questions(few_questions, 42)
+    rows[0][-1] = "Question"
+    write_columns(tmp_path / f"b{suffix}", rows)
+    with pytest.raises(InputError, match="found the column 'Question' twice"):
+        load_questions(tmp_path / f"b{suffix}", 42)
+
+
+def write_columns(path: Path, rows: list[list[str]]) -> None:
+    """Write a question file; rows: the names of the columns, then their values."""
+    if path.suffix == ".parquet":
+        columns = [pyarrow.array(column[1:]) for column in zip(*rows)]
+        pyarrow.parquet.write_table(pyarrow.Table.from_arrays(columns, names=rows[0]), path)
+    else:
+        with open(path, "w", newline="") as file:
+            csv.writer(file).writerows(rows)
 
 
 SPELLINGS = ["{} _", "{}...", "\u200b{}", "_{}_", "  {}?!"]

@@ -76,12 +76,19 @@ def test_the_converter_runs_no_code_whatever_it_allows(loader, hostile, monkeypa
     assert not hostile.canary.exists()
 
 
-def test_a_config_in_another_file_is_refused(hostile, few_questions, refusal):
-    """transformers reads that one in place of config.json; our checks would see neither what it says nor its code."""
-    path = hostile.model / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"configuration_files": ["config.4.0.0.json"]}))
+@pytest.mark.parametrize(
+    "name, key, files",
+    [
+        ("config.json", "configuration_files", ["config.4.0.0.json"]),
+        ("tokenizer_config.json", "fast_tokenizer_files", ["../other/tokenizer.0.1.json"]),
+    ],
+)
+def test_a_file_in_place_of_one_that_was_checked_is_refused(name, key, files, hostile, few_questions, refusal):
+    """transformers reads the other one: our checks see neither what that says nor its code, no digest its bytes."""
+    path = hostile.model / name
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: files}))
     arguments = ["--model", hostile.model, "--questions", few_questions, "--output", hostile.output]
-    refusal(teacher_force_analysis.main, arguments, path, "configuration_files ['config.4.0.0.json']")
+    refusal(teacher_force_analysis.main, arguments, path, f"{key} {files}")
 
 
 @pytest.mark.parametrize("nested", [False, True])

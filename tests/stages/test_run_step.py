@@ -184,3 +184,20 @@ def test_a_running_step_holds_its_log_and_ends_its_command_when_it_is_told_to_st
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=20) == 128 + signal.SIGTERM
     assert not subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True).stdout
+
+
+def test_a_killed_step_leaves_no_command_at_work(tmp_path):
+    """Its output would be taken when make starts the step again."""
+    nowhere = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    step = start(tmp_path, "sh", "-c", "echo $$ >&2; exec sleep 60", **nowhere)
+    log = log_of(tmp_path, "Say Hello")
+    while not (found := re.findall(r"^\d+$", log.read_text() if log.exists() else "", re.MULTILINE)):
+        time.sleep(0.01)
+    step.kill()
+    step.wait()
+    wait_until_gone(int(found[0]))
+
+
+def wait_until_gone(pid: int) -> None:
+    while Path(f"/proc/{pid}/stat").exists() and Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z":
+        time.sleep(0.01)
