@@ -35,14 +35,14 @@ REHEARSED := plan analyze drop quants eval release
 MAKE_AGAIN = $(MAKE)
 rehearse: $(TOOLS) ## run everything on LAYERS random layers of the 26B's form; seconds, memory, disk of each step
 	@layers=$(or $(LAYERS),$$($(PYTHON) bench/generate_rehearsal.py --how-many $(BUILD))); \
-	  build=$(BUILD)/rehearsal/$$layers; mkdir -p $$build; \
+	  build=$(BUILD)/rehearsal/$$layers; mkdir -p $$build; rm -f $$build/calibration_questions.csv $$build/eval_questions.csv; \
 	  head -n 61 data/demo/calibration_questions.csv >$$build/calibration_questions.csv; \
 	  head -n 4 data/demo/eval_questions.csv >$$build/eval_questions.csv; \
 	  $(PYTHON) bench/generate_rehearsal.py --shape data/shapes/gemma-4-26b-a4b.json --tokenizer data/demo/model \
 	    --layers $$layers --output $$build/model; \
 	  for target in $(REHEARSED); do $(MAKE_AGAIN) $$target RUN=rehearsal BUILD=$$build; done; \
 	  $(MAKE_AGAIN) rehearsal-table RUN=rehearsal BUILD=$$build LAYERS=$$layers; \
-	  mkdir -p $(BUILD)/plans; cp $$build/plans/calibration.json $(BUILD)/plans/
+	  mkdir -p $(BUILD)/plans; cp --remove-destination $$build/plans/calibration.json $(BUILD)/plans/
 
 # The plan of all layers lies where that of a shape does. What was seen of this machine's speed serves later plans.
 rehearsal-table: $(TOOLS) ## the table of a rehearsal that is done

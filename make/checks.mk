@@ -1,8 +1,11 @@
 # What can be refused before anything runs: names, values, files, and settings other than those a folder was made by.
 
 DRY := $(findstring n,$(filter-out --%,$(firstword -$(MAKEFLAGS))))
-ASIDE := help help-all settings new status targets setup test lint lock audit sbom clean clean-gguf clean-tools \
-  bench% rehearse rehearsal-table rehearse-cluster kill-test fault-test twice-test mutate print-%
+# Those of the first two lines write nothing into BUILD. clean has a look of its own at what it removes.
+NEVER_IN_BUILD := help help-all settings new status targets setup test lint lock audit sbom print-% \
+  clean clean-gguf clean-tools
+IN_BUILD := $(filter-out $(NEVER_IN_BUILD),$(MAKECMDGOALS))
+ASIDE := $(NEVER_IN_BUILD) bench% rehearse rehearsal-table rehearse-cluster kill-test fault-test twice-test mutate
 WORK := $(filter-out $(ASIDE),$(MAKECMDGOALS))
 
 # ---- names: an unknown one is refused with the nearest known one
@@ -100,9 +103,9 @@ $(if $(and $(filter eval-heldout,$(MAKECMDGOALS)),$(filter-out gpqa_%,$(TASK))),
 broken_rule = $(shell set -- $(RULES); while [ $$# -gt 0 ]; do \
   if ! [[ "$$2" =~ $$3 ]]; then printf "%s: expected %s, found '%s'" "$$1" "$$4" "$$2"; break; fi; shift 4; done)
 
+BROKEN := $(if $(IN_BUILD),$(broken_rule))
+$(if $(BROKEN),$(error $(BROKEN)$(if $(filter-out command,$(firstword $(origin RUN)))$(RUN), (run $(RUN)))))
 ifneq ($(WORK),)
-  BROKEN := $(broken_rule)
-  $(if $(BROKEN),$(error $(BROKEN)$(if $(filter-out command,$(firstword $(origin RUN)))$(RUN), (run $(RUN)))))
   OWN_FILES := $(filter-out $(DOWNLOADS)/% v5,$(QUESTIONS) $(EVAL_QUESTIONS) $(CALIBRATION) \
     $(DROP_MAP) $(OTHER_MAPS) $(TASK_DATA) $(TASK_EXAMPLES))
   $(foreach f,$(OWN_FILES),$(if $(wildcard $f),,$(error $f: expected a file, found nothing)))

@@ -17,7 +17,7 @@ TOOLS_PLACE := $(if $(LLAMA_CPP),,$(shell $(WHERE_TOOLS_ARE)))
 # Why not, the script has said.
 $(if $(WORK),$(if $(LLAMA_CPP)$(TOOLS_PLACE),,$(error LLAMA_CPP: expected a place for the llama.cpp tools$(,) \
   found none)))
-WRONG_IN_BUILD := $(if $(WORK),$(shell make/check_build.sh '$(BUILD)' '$(SEAL_KEY)'))
+WRONG_IN_BUILD := $(if $(IN_BUILD),$(shell make/check_build.sh '$(BUILD)' '$(PRUNED)' '$(SEAL_KEY)'))
 $(if $(WRONG_IN_BUILD),$(error $(BUILD): $(WRONG_IN_BUILD)))
 LLAMA_READY := $(TOOLS_PLACE:%=%/llama_cpp.json)
 TOOLS := $(SETUP) $(LLAMA_READY)

@@ -26,6 +26,7 @@ verify: ## check every tensor of the pruned checkpoint, then the GGUF files: all
 reproduce: ## build the pruned checkpoint again in another place, and compare the sha256 of every file
 	rm -rf $(PRUNED)/reproduced
 	$(PYTHON) scripts/expert_drop.py --source $(FULL)/checkpoint --drop-map $(DROP_MAP_FILE) --output $(PRUNED)/reproduced
+	rm -f $(PRUNED)/reproduced.sha256
 	cd $(CHECKPOINT) && find . -type f -print0 | sort -z | xargs -0 sha256sum >$(abspath $(PRUNED))/reproduced.sha256
 	cd $(PRUNED)/reproduced && sha256sum --check --strict $(abspath $(PRUNED))/reproduced.sha256
 	[ "$$(find $(PRUNED)/reproduced -type f | wc -l)" -eq "$$(wc -l <$(PRUNED)/reproduced.sha256)" ]

@@ -270,6 +270,18 @@ def test_a_link_that_leads_out_of_the_build_folder_is_refused(tmp_path):
         done = make("drop", "-n", f"BUILD={tmp_path}/build")
         assert done.returncode != 0 and f"expected no link that leads out of it, found {build}/y;" in done.stderr
         (build / "y").unlink()
+    # Where the pruned model's folder has that very name, steps do write there.
+    for names in (["BUILD={}/build", "NAME=full"], ["BUILD={}/build/gemma-4-demo/full", "NAME=checkpoint"]):
+        (tmp_path / "build/full").mkdir(exist_ok=True)
+        if names[1] == "NAME=full":
+            (tmp_path / "build/full/checkpoint").symlink_to(tmp_path / "mine")
+        done = make("drop", "-n", *(name.format(tmp_path) for name in names), "VARIANT=checkpoint")
+        assert done.returncode != 0 and "expected no link that leads out of it, found " in done.stderr
+    # Not only where a model is made.
+    (build / "y").symlink_to(tmp_path / "mine")
+    done = make("rehearse", "-n", f"BUILD={tmp_path}/build", "LAYERS=2")
+    assert done.returncode != 0 and "expected no link that leads out of it, found " in done.stderr
+    assert "LAYERS: expected a whole number" in make("rehearse", "-n", f"BUILD={tmp_path}/b", "LAYERS=../x").stderr
 
 
 @pytest.mark.parametrize("name", ["settings.txt", "pictures-settings.txt"])
