@@ -16,14 +16,16 @@ complain() {
 }
 
 # What lies in one would not be seen below.
-complain 'folders that can be listed' "$(first -type d ! \( -readable -executable \))" 'give yourself the right, or remove it'
+complain 'folders that can be listed' "$(first -type d ! \( -readable -executable \))" 'give yourself the right to'
 
-# Names become words of make and of the shell, one by one or as what a pattern finds.
+# Names become words of make and of the shell, one by one or as what a pattern finds. What the Hub's client keeps of a
+# download has equals signs; nothing looks for files there.
 complain 'names without blanks and signs that make or the shell act on' \
-  "$(first -name '*[][[:space:][:cntrl:];&|<>(){}*?`"\\$'\'']*')" 'give it another name'
+  "$(first ! -path '*/.cache/huggingface/*' -name '*[][[:space:][:cntrl:];:=%#&|<>(){}*?`"\\$'\'']*')" \
+  'give it another name'
 
-# A step writes, moves and removes through a link to a folder. One to a full model's checkpoint is made by a step, and no
-# step writes there, unless the pruned model's folder has that very name.
+# A step writes, moves and removes through a link to a folder. One to a full model's checkpoint is made by a step, and
+# no step writes there, unless the pruned model's folder has that very name.
 outside=$(find "$build/" -type l -exec bash -c '
   for link in "${@:3}"; do
     case $2/ in ("$link"/*) printf %q "$link" && exit ;; esac

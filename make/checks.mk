@@ -45,11 +45,13 @@ RULES = $(call must_be,SCORED KEEP_F16 UPLOAD SEALS,^(yes|no)$$,yes or no) \
   $(call must_be,STREAM_LAYERS ALLOW_EMPTY_REASONING RECOMPUTE_FULL ACTIVE_SCORED,^(yes|no)?$$,yes$(,) no or nothing) \
   $(call must_be,LOW_DISK,^(yes|no|all)?$$,yes$(,) no$(,) all or nothing) \
   $(call must_be,LAYERS,^([1-9][0-9]*)?$$,a whole number above 0$(,) or nothing) \
-  $(call must_be,NAME PRUNED_NAME VARIANT EVAL_NAME,^[A-Za-z0-9_][A-Za-z0-9._-]*$$,$(NAME_CHARACTERS)$(,) no dot first) \
+  $(call must_be,NAME PRUNED_NAME VARIANT EVAL_NAME,^[A-Za-z0-9_][A-Za-z0-9._-]*$$,$(NAME_CHARACTERS)$(,)\
+    no dot first) \
   $(call must_be,BASE,^[A-Za-z0-9._][A-Za-z0-9._-]*(/[A-Za-z0-9._][A-Za-z0-9._-]*)?$$,a Hub id OWNER/NAME or a name \
     ($(NAME_CHARACTERS))) \
   $(call must_be,LICENSE OWNER QUANTIZED_BY,^[A-Za-z0-9._-]*$$,$(NAME_CHARACTERS)) \
-  $(call must_be,MODEL BUILD QUESTIONS EVAL_QUESTIONS,^[^[:space:]]+$$,a path without blanks) \
+  $(call must_be,MODEL QUESTIONS EVAL_QUESTIONS,^[^[:space:]]+$$,a path without blanks) \
+  $(call must_be,BUILD,^[^[:space:]~][^[:space:]]*$$,a path without blanks and without ~ at its beginning) \
   $(call must_be,CALIBRATION SPILL DROP_MAP DRAFT LLAMA_CPP TASK_DATA TASK_EXAMPLES SEAL_KEY,^[^[:space:]]*$$,\
     a path without blanks) \
   $(call must_be,$(COUNTS),^[1-9][0-9]*$$,a whole number above 0) \

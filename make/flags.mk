@@ -175,13 +175,13 @@ TASKS_FIRST := $(if $(OTHER_TASK),$(call measure_first,eval,$(TASK_SCORES)))
 TASK_RECORDS := $(call check_files,$(PRUNED)/tasks,$(sort $(wildcard $(PRUNED)/tasks/*/scores.json) \
   $(TASKS_FIRST:.md=.json)))
 # A word a line, as `remember` writes it.
-made_from = $(strip $(call check_files,$(1)made-from.txt,$(subst $(LINE_END), ,$(file <$(1)made-from.txt))))
+made_from = $(strip $(call check_words,$(1)made-from.txt,$(subst $(LINE_END), ,$(file <$(1)made-from.txt))))
 TASK_FLAGS = $(foreach f,$(TASK_RECORDS),--task $f $(call made_from,$(dir $f)))
 # What a card says of its people and licence stays, once given, until another is given, or none on the command line:
 # check-release must not make the cards without it again. Anybody can edit that file: build_release.py seals what is
 # given, and refuses what is said to have been given and was not.
 RELEASE_SETTINGS_FILE := $(PRUNED)/release/settings.txt
-given_before = $(strip $(call check_files,$(RELEASE_SETTINGS_FILE),\
+given_before = $(strip $(call check_words,$(RELEASE_SETTINGS_FILE),\
   $(patsubst $(1)=%,%,$(filter $(1)=%,$(file <$(RELEASE_SETTINGS_FILE))))))
 not_given = $(if $($(1))$(filter command,$(firstword $(origin $(1)))),,$(1))
 remembered = $(or $($(1)),$(if $(call not_given,$(1)),$(call given_before,$(1))))

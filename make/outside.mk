@@ -28,8 +28,12 @@ shown = $(if $(call controls_in,$(2)),it,$(subst $(LINE_END), ,$(2)))
 # $(call check_text,NAME,TEXT) refuses a setting; $(call check_files,NAME,FILES) refuses files by their names.
 check_text = $(if $(call acting_in,$(1),$(2)),$(error $(1): expected text without signs that make or the shell act \
   on$(,) found $(call what_acts,$(call acting_in,$(1),$(2))) in $(call shown,$(1),$(2))))
-check_files = $(if $(call acting_in,$(1),$(2)),$(error $(1): expected names of files without signs that make or the \
-  shell act on$(,) found one with $(call what_acts,$(call acting_in,$(1),$(2)))))$(2)
+# A file may come to stand in a rule; check_words is for words that stand in a file of the build folder.
+check_files = $(call check_found,$(1),$(2),$(or $(call acting_in,$(1),$(2)),\
+  $(firstword $(foreach c,: =,$(findstring $c,$(2))))))
+check_words = $(call check_found,$(1),$(2),$(call acting_in,$(1),$(2)))
+check_found = $(if $(3),$(error $(1): expected names of files without signs that make or the shell act on$(,) \
+  found one with $(call what_acts,$(3))))$(2)
 
 # Unexpanded: to look at the value of a $(shell ...) would run it.
 FROM_OUTSIDE := $(foreach v,$(SETTINGS),$(if $(filter-out file default undefined,$(firstword $(origin $v))),$v))

@@ -297,7 +297,9 @@ def test_what_make_writes_goes_through_no_link(name, tmp_path):
     assert sorted(path.name for path in folder.iterdir()) == sorted(["letter", name])
 
 
-@pytest.mark.parametrize("name", ["a -t scripts", "a\nb", "x;y", "q'r", "b\\s", "$(touch canary)", "[z"])
+@pytest.mark.parametrize(
+    "name", ["a -t scripts", "a\nb", "x;y", "q'r", "b\\s", "$(touch canary)", "[z", "x!=PATH=build:.json"]
+)
 def test_a_name_in_the_build_folder_that_is_more_than_one_word_is_refused(name, tmp_path):
     (tmp_path / "build/x").mkdir(parents=True)
     (tmp_path / "build/x" / name).touch()
@@ -333,3 +335,16 @@ def test_what_replace_takes_away_is_moved_whatever_its_name(tmp_path):
 def test_a_name_is_no_way_to_another_folder(setting, name, tmp_path):
     done = make("eval", f"{setting}={name}", f"BUILD={tmp_path}/build")
     assert done.returncode != 0 and f"{setting}: expected letters" in done.stderr and not (tmp_path / "build").exists()
+
+
+def test_a_command_in_a_quant_s_name_is_run_by_no_goal(tmp_path):
+    """NAME!=COMMAND sets a variable by a command, and the one that make reads there ends in ": FORCE"."""
+    folder = tmp_path / "build/gemma-4-demo/109e/gguf"
+    folder.mkdir(parents=True)
+    (folder / "gemma-4-demo-109e-x!=PATH=build:.gguf.json").write_text('{"imatrix_sha256": null}')
+    (tmp_path / "build/FORCE").write_text("#!/bin/sh\ntouch $0.canary\n")
+    (tmp_path / "build/FORCE").chmod(0o755)
+    for goal in ("help", "quants"):
+        done = make(goal, f"BUILD={tmp_path}/build", "-n")
+        assert done.returncode != 0 and "expected names " in done.stderr, done.stderr
+    assert not (tmp_path / "build/FORCE.canary").exists()

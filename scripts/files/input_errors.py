@@ -110,10 +110,16 @@ def check_ends(path: Path) -> None:
 
 
 def no_link(path: str, flags: int) -> int:
-    """Open a file as `opener` of open(); raise InputError for a link, which would write over what it leads to."""
+    """Open a file as `opener` of open(); raise InputError for a link of either kind: another file would be written."""
     if os.path.islink(path):
         raise InputError(path, "a file to write", "a link")
-    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+    handle = os.open(path, flags & ~os.O_TRUNC | os.O_NOFOLLOW, 0o666)
+    if (names := os.fstat(handle).st_nlink) > 1:
+        os.close(handle)
+        raise InputError(path, "a file of one name", f"one of {names} names (hard links)", "copy it to a new file")
+    if flags & os.O_TRUNC:
+        os.ftruncate(handle, 0)
+    return handle
 
 
 def check_bounded(path: Path, most: int = RECORD_MIB) -> None:

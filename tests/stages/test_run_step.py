@@ -4,6 +4,7 @@ import fcntl
 import os
 import pty
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -165,10 +166,26 @@ def test_a_step_that_a_shrunken_file_ended_is_told(tmp_path):
 
 
 def test_a_full_disk_under_the_log_keeps_no_step_from_its_end(tmp_path):
-    (tmp_path / "say-hello.log").symlink_to("/dev/full")
-    code, out, err = run(tmp_path, "sh", "-c", "head -c 300000 /dev/zero >&2; echo done")  # more than a pipe holds
-    assert code == 0 and "done" in out and "Traceback" not in err
-    assert err == f"warning: {tmp_path}/say-hello.log: expected a log that can be written, found: {os.strerror(28)}\n"
+    process = start(
+        *(tmp_path, "sh", "-c", "head -c 300000 /dev/zero >&2; echo done"),  # more than a pipe holds
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)),
+    )
+    out, err = process.communicate()
+    assert process.returncode == 0 and "done" in out and "Traceback" not in err
+    assert "say-hello.log: expected a log that can be written, found: " in err
+
+
+@pytest.mark.parametrize(
+    "link, words", [(os.symlink, "file to write, found a link"), (os.link, "found one of 2 names")]
+)
+def test_a_log_that_is_a_link_is_refused(tmp_path, link, words):
+    (tmp_path / "letter").write_text("mine")
+    link(tmp_path / "letter", tmp_path / "say-hello.log")
+    code, _, err = run(tmp_path, "echo", "done")
+    assert code == 1 and "say-hello.log: expected a " in err and words in err
+    assert (tmp_path / "letter").read_text() == "mine"
 
 
 def test_a_running_step_holds_its_log_and_ends_its_command_when_it_is_told_to_stop(tmp_path):
