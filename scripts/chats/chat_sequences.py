@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from chats.questions import Question
 from chats.template_sandbox import TemplateFailure, render_chat
 from files.input_errors import InputError, reason_of
+from files.silence import silent_stderr
 
 if TYPE_CHECKING:  # importing transformers takes seconds, and only the caller's tokenizer needs it
     from transformers import PreTrainedTokenizerBase
@@ -72,8 +73,11 @@ def token_ids(tokenizer: "PreTrainedTokenizerBase", text: str, what: object) -> 
     what: whose text it is, in the message.
     """
     try:  # not verbose: a long text has a line of ours
-        ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-    except Exception as error:  # as when it is loaded, the library raises anything
+        with silent_stderr():
+            ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # as when it is loaded, the library raises anything
         raise InputError(what, "a text that the tokenizer reads", reason_of(error)) from error
     if max(ids, default=0) >= MOST_IDS:
         raise InputError(what, f"token ids below {MOST_IDS}", str(max(ids)))

@@ -7,6 +7,7 @@ from chats.template_sandbox import TemplateFailure, render_chat
 from chats.without_torch import spare_torch
 from files.input_errors import InputError, check_bounded, read_words, reason_of
 from files.json_records import read_json
+from files.silence import silent_stderr
 from files.tokenizer_names import TEMPLATES_NAME, TOKENIZER_FILES, TOKENIZER_PARTS
 
 if TYPE_CHECKING:  # importing transformers takes a second, and many who import this module never load a tokenizer
@@ -25,8 +26,9 @@ def check_one_template(directory: Path) -> None:
     if not (file.is_file() and config.is_file()):
         return
     said = read_json(config).get("chat_template")
-    texts = {one.get("name"): one.get("template") for one in said or [] if isinstance(one, dict)}
-    other = said if isinstance(said, str) else texts.get("default")
+    several = [one for one in said if isinstance(one, dict)] if isinstance(said, list) else []
+    texts = [one.get("template") for one in several if one.get("name") == "default"]
+    other = said if isinstance(said, str) else (texts or [None])[-1]
     if isinstance(other, str) and other.strip() != read_words(file).strip():
         raise InputError(config, f"the chat template of {file.name}, or none", "another one", "keep one of them")
 
@@ -49,7 +51,8 @@ def load_tokenizer(directory: Path) -> "PreTrainedTokenizerBase":
 
     logging.set_verbosity_error()  # what it warns of and then fails by is one line of ours
     try:  # false and not left out: the library would ask at a terminal whether to run code of the checkpoint
-        tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+        with silent_stderr():
+            tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
     except (KeyboardInterrupt, SystemExit):
         raise
     # The library raises anything when files are damaged, and a panic of its Rust code is no Exception.

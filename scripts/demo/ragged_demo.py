@@ -6,6 +6,7 @@ there, 448 is a multiple of 64. It starts from the trained demo, so that a few t
 
 from pathlib import Path
 
+from checkpoints.checkpoint import read_shard
 from demo.demo_model import demo_config
 
 import torch
@@ -39,6 +40,7 @@ def joined(name: str, weight: torch.Tensor) -> torch.Tensor:
 
 def start_from_demo(model: transformers.Gemma4ForCausalLM, checkpoint: Path) -> None:
     """Set the weights of an initialised ragged model to those of the demo; what is wider keeps its own in the rest."""
+    read_shard(checkpoint / "model.safetensors")  # refuses a damaged one
     weights = load_file(checkpoint / "model.safetensors")
     with torch.no_grad():
         for name, parameter in model.state_dict().items():

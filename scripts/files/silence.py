@@ -18,12 +18,28 @@ def silent_stdout() -> Iterator[None]:
     flush = ctypes.CDLL(None).fflush  # C keeps its own buffer, which would come out later
     sys.stdout.flush()
     flush(None)
-    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    with _nowhere(1):
+        try:
+            yield
+        finally:
+            flush(None)
+
+
+@contextmanager
+def silent_stderr() -> Iterator[None]:
+    """Drop what is written to the process's stderr meanwhile: Rust tells a panic there before Python hears of it."""
+    sys.stderr.flush()
+    with _nowhere(2):
+        yield
+
+
+@contextmanager
+def _nowhere(stream: int) -> Iterator[None]:
+    kept, nowhere = os.dup(stream), os.open(os.devnull, os.O_WRONLY)
     try:
-        os.dup2(nowhere, 1)
+        os.dup2(nowhere, stream)
         yield
     finally:
-        flush(None)
-        os.dup2(kept, 1)
+        os.dup2(kept, stream)
         os.close(kept)
         os.close(nowhere)

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import render_calibration
@@ -74,10 +75,13 @@ def test_a_file_that_the_library_would_read_whole_has_a_bound(demo_model, tmp_pa
         ("tokenizer_config.json", ["eos_token"], "x" * 1001, "eos_token of at most 1000 characters, found 1001"),
         # The library panics: its exception is none of Python's.
         ("tokenizer.json", ["normalizer"], {"type": "Precompiled", "precompiled_charsmap": "AAAA"}, "that loads"),
+        ("tokenizer.json", ["pre_tokenizer"], {"type": "FixedLength", "length": 0}, "a text that the tokenizer reads"),
         ("tokenizer.json", ["model", "vocab", ";"], 1 << 31, "token ids below 2147483648"),
     ],
 )
-def test_a_tokenizer_that_loads_and_then_fails_is_refused(demo_model, tmp_path, refusal, file, place, value, words):
+def test_a_tokenizer_that_loads_and_then_fails_is_refused(
+    demo_model, tmp_path, refusal, capfd, file, place, value, words
+):
     model = Path(shutil.copytree(demo_model, tmp_path / "model"))
     content = part = json.loads((model / file).read_text())
     for key in place[:-1]:
@@ -88,4 +92,13 @@ def test_a_tokenizer_that_loads_and_then_fails_is_refused(demo_model, tmp_path, 
     (tmp_path / "questions.csv").write_text(questions)
     arguments = ["--model", model, "--questions", tmp_path / "questions.csv", "--output", tmp_path / "text.txt"]
     refusal(render_calibration.main, arguments, model, words)
-    assert not (tmp_path / "text.txt").exists()
+    assert not (tmp_path / "text.txt").exists() and not capfd.readouterr().err  # a panic has words of its own
+
+
+@pytest.mark.parametrize("template", [5, True, [[]], [{"name": []}], {"default": 5}])
+def test_a_chat_template_of_another_kind_is_no_traceback(demo_model, tmp_path, template):
+    folder = shutil.copytree(demo_model, tmp_path / "model", ignore=shutil.ignore_patterns("*.safetensors"))
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": template}))
+    with suppress(InputError):  # transformers may take the file beside it
+        load_tokenizer(folder)

@@ -13,7 +13,9 @@ import train_demo_assistant
 import train_demo_model
 from chats.questions import LETTERS
 from demo.demo_corpus import CSV_COLUMNS, load_facts, render_prompt, render_reply, split_questions
+from demo.ragged_demo import start_from_demo
 from demo.sorted_experts import SortedExperts
+from files.input_errors import InputError
 
 import jinja2.sandbox
 import pytest
@@ -300,3 +302,10 @@ def test_sorted_experts_and_their_gradients_match_a_loop():
         results.append([output.detach(), *(leaf.grad for leaf in leaves.values())])
     for one, other in zip(*results):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
+def test_damaged_weights_to_start_from_are_refused(demo_model, tmp_path):
+    whole = (demo_model / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match="model.safetensors: expected .* bytes, as its header says"):
+        start_from_demo(None, tmp_path)
