@@ -133,6 +133,8 @@ def chosen_paths(build: Path, what: list[str]) -> tuple[list[Path], list[Path]]:
     asked = what[1:] if what[0] == GGUF else what
     paths = list(dict.fromkeys(path_inside(build, Path(text)) for text in asked))
     if what[0] == GGUF:
+        if link := next((path for path in paths if path.is_symlink()), None):  # os.walk follows one that it begins with
+            raise InputError(link, f"a folder inside {build}", "a link", "nothing is deleted")
         return [file for folder in paths or [build] for file in gguf_files(folder)], []
     return [path for path in paths if not any(other in path.parents for other in paths)], []
 

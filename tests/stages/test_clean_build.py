@@ -108,6 +108,13 @@ def test_paths_outside_or_behind_a_link_are_refused(build, model, refusal):
     outside = (model, model / "model.safetensors", build, build / "x/..", build / "x/full/checkpoint/model.safetensors")
     for path in outside:
         refusal(clean_build.main, ["--build", build, "--what", path, "--yes"], path, "inside", "nothing is deleted")
+    (build / "link").symlink_to(model)
+    before |= {"link"}
+    (model / "mine.gguf").touch()
+    refusal(
+        clean_build.main, ["--build", build, "--what", "gguf", build / "link", "--yes"], "link", "nothing is deleted"
+    )
+    assert (model / "mine.gguf").exists()
     refusal(clean_build.main, ["--build", build, "--what", build / "x", build / "y", "--yes"], "y", "found nothing")
     assert files_of(build) == before and (model / "model.safetensors").exists()
 
