@@ -185,7 +185,7 @@ def test_a_domain_of_the_order_has_the_questions_of_the_choice(models, few_quest
     for file, first in zip(files, ("A", "B")):
         labels = [first, *["AB".replace(first, "")] * (len(rows) - 1)]
         with open(file, "w", newline="") as text:
-            writer = csv.DictWriter(text, [*rows[0], "High-level domain"])
+            writer = csv.DictWriter(text, list(rows[0] | {"High-level domain": ""}))
             writer.writeheader()
             writer.writerows(row | {"High-level domain": label} for row, label in zip(rows, labels))
     domains = ["--domains", "A:2", "B:1", "--domain-questions"]
