@@ -68,7 +68,8 @@ RULES = $(call must_be,SCORED KEEP_F16 UPLOAD SEALS,^(yes|no)$$,yes or no) \
   $(call must_be,CD_RECIPE,^(ours|card)$$,ours or card) \
   $(call must_be,CD_PROTECT,^(attention)?$$,attention or nothing) \
   $(call must_be,QUALITY_SCORE,^(reply|all)$$,reply or all) \
-  $(patsubst %,'QUANTS' '%' '^AUTO-[0-9]+([.][0-9]+)?$$' 'AUTO-<GiB>',$(filter AUTO-%,$(ASKED_QUANTS)))
+  $(foreach v,QUANTS EVAL_QUANT HELDOUT_QUANT LOOP_QUANTS TASK_QUANTS,\
+    $(patsubst %,'$v' '%' '^AUTO-[0-9]+([.][0-9]+)?$$' 'AUTO-<GiB>',$(filter AUTO-%,$($v))))
 # llama.cpp takes a file with such a word in its name for no model: the release would be refused (release/names.py).
 NOT_A_MODEL = mmproj imatrix mtp- eagle3- dflash- dspark-
 $(foreach v,NAME PRUNED_NAME,$(foreach w,$(NOT_A_MODEL),$(if $(findstring $w,$($v)),$(error $v: expected a name \
@@ -141,8 +142,8 @@ TOUCHED_BY_compare-criteria := statistics quality
 TOUCHED_BY_eval-heldout := statistics imatrix heldout $(call SPECIAL_QUANTS,$(HELDOUT_QUANT))
 
 # ---- settings: each stage folder says what its bytes depend on. A run that asks for others is refused, or replaces it.
-# Whole or not at all, and never through a link, which would write over what it leads to.
-TO_TARGET = { new=$(@D)/.$(@F).new; rm -f $$new && cat >$$new && mv -f $$new $@; }
+# Whole or not at all, also after a power cut, and never through a link, which would write over what it leads to.
+TO_TARGET = { new=$(@D)/.$(@F).new; rm -f $$new && cat >$$new && sync $$new && mv -f $$new $@ && sync $(@D); }
 # $(call guard,STAGE,FILE,SETTINGS,WHAT REPLACE SETS ASIDE) keeps SETTINGS, words KEY=value, in FILE, written before the
 # stage's outputs. These depend on it order-only and on $(call again,STAGE): its time alone, which a copy of the folder
 # changes, makes nothing again.

@@ -13,9 +13,8 @@ endef
 ACTING := ; & | < > ( ) { } [ ] * ? ` " \ % \# $(quote) $$
 ACTING_IN_CMAKE_ARGS := $(filter-out ;,$(ACTING))
 ACTING_IN_DOMAIN_COLUMN := ` " \ $(quote) $$
-# What stands in rules: there a colon ends a target, and an equals sign sets a variable.
-IN_RULES := BUILD NAME VARIANT PRUNED_NAME MODEL QUESTIONS EVAL_QUESTIONS EVAL_NAME CALIBRATION DROP_MAP DRAFT RELEASE \
-  TASK_DATA TASK_EXAMPLES OTHER_MAPS MOE_TOOLS_CACHE
+# A colon ends a target, and an equals sign sets a variable, where a setting stands in a rule. These five stand in none.
+IN_RULES := $(filter-out CRITERION DOMAINS DOMAIN_COLUMN SERVERS CMAKE_ARGS,$(SETTINGS))
 # A terminal obeys them; the last one is U+009B.
 CONTROLS := $(shell printf '%b ' '\'{00{1..7},01{0,6,7},02{0..7},03{0..7},177,302\\233})
 acting_in = $(firstword $(foreach c,$(or $(ACTING_IN_$(1)),$(ACTING)) $(if $(filter $(1),$(IN_RULES)),: =),\

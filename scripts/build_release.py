@@ -386,7 +386,7 @@ def check_given_words(args: argparse.Namespace) -> None:
         if unknown := [*{*before} - {*GIVEN_WORDS}]:
             raise InputError("--given-before", f"settings among {', '.join(GIVEN_WORDS)}", shown(unknown[0]))
         words = dict(zip(GIVEN_WORDS, (args.license, args.owner, args.quantized_by)))
-        hold_given_words(Path(file), words, before, read_metadata(args.metadata)["source"].get(DIGEST, ""))
+        hold_given_words(Path(file), words, before, read_metadata(args.metadata)["source"]["source_sha256"])
 
 
 def check_sidecars(args: argparse.Namespace) -> None:

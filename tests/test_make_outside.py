@@ -348,3 +348,10 @@ def test_a_command_in_a_quant_s_name_is_run_by_no_goal(tmp_path):
         done = make(goal, f"BUILD={tmp_path}/build", "-n")
         assert done.returncode != 0 and "expected names " in done.stderr, done.stderr
     assert not (tmp_path / "build/FORCE.canary").exists()
+
+
+@pytest.mark.parametrize("name", ["EVAL_QUANT", "HELDOUT_QUANT", "LOOP_QUANTS", "TASK_QUANTS", "QUANTS", "DRAFT_TYPE"])
+def test_a_setting_that_stands_in_a_rule_sets_nothing(name, tmp_path):
+    """NAME!=COMMAND would run one."""
+    refused(make("loops", "-n", f"{name}=AUTO-1!=A=", f"BUILD={tmp_path}/build"), name, tmp_path / "build")
+    refused(make("help", f"{name}=AUTO-1:", f"BUILD={tmp_path}/build"), name, tmp_path / "build")

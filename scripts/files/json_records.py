@@ -82,6 +82,7 @@ def sha256_json(value: object) -> str:
 
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]  # of a file's bytes, in hex
+ModelName = Annotated[str, Field(pattern=r"^[^<\]|\n]+$")]  # it stands in tables and sentences of a page
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]

@@ -10,7 +10,18 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Self
 
 from files.input_errors import InputError, shown
-from files.json_records import Count, Fields, Positive, Record, Sha256, Share, read_record, require, sha256_json
+from files.json_records import (
+    Count,
+    Fields,
+    ModelName,
+    Positive,
+    Record,
+    Sha256,
+    Share,
+    read_record,
+    require,
+    sha256_json,
+)
 from scoring.answer_classes import CLASSES
 from scoring.followed import Followed, check_digits
 from scoring.paired_statistics import Interval, difference_interval, mcnemar, smallest_likely, smallest_shown, wilson
@@ -156,7 +167,7 @@ class Summary(Record):
     """
 
     what: ClassVar[str] = "a summary of eval_gpqa_v3.sh"
-    name: str
+    name: ModelName
     gguf: str
     gguf_sha256: Sha256
     gguf_bytes: Positive
@@ -201,7 +212,7 @@ class ScoreRow(Fields):
     pass_at: pass@k by k, of several seeds.
     """
 
-    name: str
+    name: ModelName
     experts: Count
     questions: Positive
     seeds: Annotated[list[Count], Field(min_length=1)]

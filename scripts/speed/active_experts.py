@@ -7,7 +7,7 @@ import math
 from typing import Annotated, ClassVar, Self
 
 from files.display import markdown_table, percent_with_error, plural, with_error
-from files.json_records import Count, Fields, Positive, Record, Sha256, require
+from files.json_records import Count, Fields, ModelName, Positive, Record, Sha256, require
 from speed.round_speeds import Speed, factor_in_words, mean_speed, where_in_words
 
 from pydantic import Field, model_validator
@@ -42,7 +42,7 @@ class ActiveExperts(Record):
     what: ClassVar[str] = "the record of measure_active_experts.py"
     current: ClassVar[int] = 3
     again: ClassVar[str] = "run `make active-experts REPLACE=draft`"
-    name: str
+    name: ModelName
     gguf: str
     gguf_sha256: Sha256
     source_sha256: Sha256  # of the F16 file that it was made from

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Self
 
 from files.display import markdown_table, plural
 from files.input_errors import InputError
-from files.json_records import Count, Fields, Positive, Record, Sha256, require
+from files.json_records import Count, Fields, ModelName, Positive, Record, Sha256, require
 from scoring.paired_statistics import mean_and_error
 from speed.round_speeds import Speed, factor_in_words, mean_speed, where_in_words
 
@@ -30,7 +30,7 @@ class Answers(Fields):
     speeds, speeds_without: tokens per second in each round, with and without the draft model.
     """
 
-    name: str
+    name: ModelName
     gguf: str
     gguf_sha256: Sha256
     source_sha256: Sha256  # of the F16 file that it was made from
