@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from checkpoints.card_text import CARD, check_no_references
+from checkpoints.small_names import is_small_file
 from files.input_errors import InputError, check_bounded, sha256_file, shown
 from files.json_records import parse_json, read_json, sha256_json
 from files.seals import hold
@@ -231,11 +232,10 @@ def bytes_digest(tensor: TensorRange, every: int, count: int) -> str:
 
 
 def read_files(model: Path) -> list[tuple[str, Path]]:
-    """Return name and path of every file of a checkpoint that the converter may read, in order."""
-    files = [
-        path for path in (*model.iterdir(), *model.glob(f"{TEMPLATES_NAME}/*.jinja")) if path.suffix in READ_SUFFIXES
-    ]
-    return [(str(path.relative_to(model)), path) for path in sorted(files) if path.is_file()]
+    """Return name and path of every file of a checkpoint that the converter may read or a drop copies, in order."""
+    files = sorted([*model.iterdir(), *model.glob(f"{TEMPLATES_NAME}/*.jinja")])
+    read = [path for path in files if path.suffix in READ_SUFFIXES or is_small_file(path.name)]
+    return [(str(path.relative_to(model)), path) for path in read if path.is_file()]
 
 
 def hold_checkpoint(model: Path) -> None:
@@ -252,7 +252,7 @@ def hold_checkpoint(model: Path) -> None:
 
 
 def source_digest(model: Path, known: dict[str, str] | None = None) -> str:
-    """Return the hex sha256 over name and sha256 of every file of a checkpoint that the converter may read.
+    """Return the hex sha256 over name and sha256 of every file that the converter may read or a drop copies.
 
     All bytes are read: an output is left as it is only if it was made of just these. `weights_digest` takes samples.
     known: digests of files that need not be read.

@@ -1,32 +1,15 @@
-"""The small files of a checkpoint, which a pruned one gets as they are: tokenizer, templates, generation settings.
+"""The small files of a checkpoint, which a pruned one gets as they are; their names are those of small_names.py."""
 
-Known names alone: whatever else lies beside a model's weights (evaluations, pictures, code) would be published as if it
-were of the pruned one.
-"""
-
-import re
 from pathlib import Path
 
-from checkpoints.card_text import CARD
+from checkpoints.small_names import is_small_file
 from files.input_errors import InputError, check_bounded, shown
 from files.safe_files import copy_file
-from files.tokenizer_names import TEMPLATES_NAME, TOKENIZER_PARTS
+from files.tokenizer_names import TEMPLATES_NAME
 
-SMALL_FILES = (
-    *(CARD, *TOKENIZER_PARTS),
-    *("chat_template.json", "generation_config.json", "tekken.json", "video_preprocessor_config.json"),
-)
-TEMPLATE = re.compile(rf"{TEMPLATES_NAME}/[\w.-]+\.jinja")
-# As gpt-oss, DeepSeek and Llama call theirs: LICENSE, LICENSE-MODEL, USAGE_POLICY, USE_POLICY.md.
-LICENCE_TEXT = re.compile(r"(?:LICEN[CS]E|NOTICE|COPYING|USAGE_POLICY|USE_POLICY)(?:-[A-Z]+)?(?:\.txt|\.md)?")
 # Weights in any format, and what a drop writes itself: no news in a list of what was left out.
 NOT_SMALL = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx", ".index.json")
 MOST_NAMES = 5
-
-
-def is_small_file(name: str) -> bool:
-    """Tell whether a pruned checkpoint gets the full model's file of that path, relative to its folder."""
-    return name in SMALL_FILES or bool(TEMPLATE.fullmatch(name) or LICENCE_TEXT.fullmatch(name))
 
 
 def small_files(source: Path) -> list[Path]:

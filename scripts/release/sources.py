@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from checkpoints.checkpoint import INDEX_NAME
-from checkpoints.small_files import is_small_file
+from checkpoints.small_names import is_small_file
 from choice.drop_metadata import METADATA_NAME, DropMetadata
 from files.input_errors import InputError
 from files.json_records import Record, read_record

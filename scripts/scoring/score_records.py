@@ -347,6 +347,8 @@ class Scores(Record):
             require(alike(row.points_vs_reference, points), "points_vs_reference by the rows' scores")
         for pair in self.pairs:
             require({pair.reference, pair.model} <= set(scores) and pair.questions == asked, "pairs of the rows")
+            asked_by = {len(row.seeds) for row in self.rows if row.name in (pair.reference, pair.model)}
+            require(asked_by == {pair.seeds}, "pairs of as many seeds as their rows")
             difference = scores[pair.model] - scores[pair.reference]
             require(alike(pair.difference, difference), "differences of the rows' scores")
         first = {pair.model: pair for pair in self.pairs if pair.reference == self.rows[0].name}

@@ -97,3 +97,16 @@ def test_another_model_is_no_assistant(demo_model, tmp_path, refusal):
     asked = ["--assistant", *arguments(demo_model, tmp_path)[:4]]
     refusal(fetch_model.main, asked, "config.json: expected an assistant (Gemma4AssistantForCausalLM")
     assert not (tmp_path / "checkpoint").exists()
+
+
+@pytest.mark.parametrize("name", ["LICENSE", "NOTICE", "LICENSE.md", "additional_chat_templates/a.jinja"])
+def test_what_a_drop_copies_is_part_of_the_model(tiny_text_model, tmp_path, name):
+    """Else a licence could be put beside a model that was fetched without one."""
+    model = shutil.copytree(tiny_text_model, tmp_path / "model")
+    digest = source_digest(model)
+    (model / name).parent.mkdir(exist_ok=True)
+    (model / name).write_text("MIT License")
+    (model / "notes").write_text("no part of it")
+    assert source_digest(model) != digest
+    (model / name).unlink()
+    assert source_digest(model) == digest
