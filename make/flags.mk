@@ -34,7 +34,8 @@ QUESTIONS_DIGEST := $(call digest,$(QUESTIONS))
 
 # ---- choose: by the statistics, or by an own map, which needs none
 # A domain may be a question file, which is known by its digest.
-DOMAIN_FILES := $(wildcard $(foreach d,$(DOMAINS),$(filter %.csv %.jsonl %.parquet,$(firstword $(subst :, ,$d)))))
+DOMAIN_FILES := $(call check_files,DOMAINS,$(wildcard \
+  $(foreach d,$(DOMAINS),$(filter %.csv %.jsonl %.parquet,$(firstword $(subst :, ,$d))))))
 DOMAIN_SETTINGS := $(if $(DOMAINS),$(call setting,DOMAINS) $(foreach f,$(DOMAIN_FILES),DOMAIN=$(call digest,$f)))
 DOMAIN_FLAGS := $(if $(DOMAINS),--domains $(DOMAINS) --domain-questions $(QUESTIONS))
 ORDER_SETTINGS := $(if $(RECONSTRUCTION),$(call setting,RECONSTRUCTION) $(DOMAIN_SETTINGS))

@@ -13,12 +13,14 @@ endef
 ACTING := ; & | < > ( ) { } [ ] * ? ` " \ % \# $(quote) $$
 ACTING_IN_CMAKE_ARGS := $(filter-out ;,$(ACTING))
 ACTING_IN_DOMAIN_COLUMN := ` " \ $(quote) $$
-# A colon ends a target, and an equals sign sets a variable, where a setting stands in a rule. These five stand in none.
-IN_RULES := $(filter-out CRITERION DOMAINS DOMAIN_COLUMN SERVERS CMAKE_ARGS,$(SETTINGS))
+# A colon ends a target, and an equals sign sets a variable, where a setting stands in a rule.
+NO_EQUALS := $(filter-out DOMAIN_COLUMN CMAKE_ARGS,$(SETTINGS))
+NO_COLON := $(filter-out CRITERION DOMAINS SERVERS,$(NO_EQUALS))
 # A terminal obeys them; the last one is U+009B.
 CONTROLS := $(shell printf '%b ' '\'{00{1..7},01{0,6,7},02{0..7},03{0..7},177,302\\233})
-acting_in = $(firstword $(foreach c,$(or $(ACTING_IN_$(1)),$(ACTING)) $(if $(filter $(1),$(IN_RULES)),: =),\
-  $(findstring $c,$(2))) $(if $(call controls_in,$(2)),control) $(if $(findstring $(LINE_END),$(2)),line-end) \
+acting_in = $(firstword $(foreach c,$(or $(ACTING_IN_$(1)),$(ACTING)) $(if $(filter $(1),$(NO_COLON)),:) \
+  $(if $(filter $(1),$(NO_EQUALS)),=),$(findstring $c,$(2))) \
+  $(if $(call controls_in,$(2)),control) $(if $(findstring $(LINE_END),$(2)),line-end) \
   $(if $(filter-out CMAKE_ARGS,$(1)),$(patsubst -%,-,$(filter -%,$(2)))))
 controls_in = $(strip $(foreach c,$(CONTROLS),$(findstring $c,$(1))))
 what_acts = $(or $(if $(filter -,$(1)),a word that begins with -),$(subst control,a control character,$(subst \

@@ -355,3 +355,9 @@ def test_a_setting_that_stands_in_a_rule_sets_nothing(name, tmp_path):
     """NAME!=COMMAND would run one."""
     refused(make("loops", "-n", f"{name}=AUTO-1!=A=", f"BUILD={tmp_path}/build"), name, tmp_path / "build")
     refused(make("help", f"{name}=AUTO-1:", f"BUILD={tmp_path}/build"), name, tmp_path / "build")
+
+
+@pytest.mark.parametrize("setting", ["CRITERION=random:1!=x", "DOMAINS=x!=y.csv:1", "SERVERS=http://a:1!=x"])
+def test_a_setting_that_needs_a_colon_sets_nothing(setting, tmp_path):
+    for goal in ("help", "drop"):
+        refused(make(goal, "-n", setting, f"BUILD={tmp_path}/build"), setting.split("=")[0], tmp_path / "build")
