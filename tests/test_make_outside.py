@@ -361,3 +361,14 @@ def test_a_setting_that_stands_in_a_rule_sets_nothing(name, tmp_path):
 def test_a_setting_that_needs_a_colon_sets_nothing(setting, tmp_path):
     for goal in ("help", "drop"):
         refused(make(goal, "-n", setting, f"BUILD={tmp_path}/build"), setting.split("=")[0], tmp_path / "build")
+
+
+@pytest.mark.parametrize("goal", ["help", "settings", "status", "targets", "lint"])
+@pytest.mark.parametrize(
+    "setting", ["BUILD=include {}/evil.mk x", "NAME=define x", "VARIANT=export x", "EVAL_QUANT=a b"]
+)
+def test_a_setting_is_no_directive_of_make_whatever_the_goal(goal, setting, tmp_path):
+    (tmp_path / "evil.mk").write_text(f"$(shell touch {tmp_path}/canary)\n")
+    done = make(goal, setting.format(tmp_path))
+    assert done.returncode != 0 and not done.stdout and len(done.stderr.splitlines()) == 1, done.stdout
+    assert not (tmp_path / "canary").exists()
