@@ -6,38 +6,44 @@ export LC_ALL=C # elsewhere some bytes are in no class of characters
 build=$1 pruned=$2 key=$3
 [ -d "$build" ] || exit 0
 
-# The first that find's tests match, written as the shell would read it: a line end in a name is one no more.
-first() {
-  find "$build/" "$@" -exec bash -c 'printf %q "$1"' - {} \; -quit 2>/dev/null
+complain() {
+  printf 'expected %s, found %.1000s; %s\n' "$1" "$2" "$3" && exit
 }
 
-complain() {
-  [ -z "$2" ] || { printf 'expected %s, found %s; %s\n' "$1" "$2" "$3" && exit; }
+# What find's tests match, each ended by a NUL. Other runs may remove files meanwhile.
+look() {
+  find "$build/" -ignore_readdir_race "$@" -print0 2>/dev/null || printf '%s\0' "$build"
+}
+
+# The first of them is refused, written as the shell would read it: a line end in a name is one no more.
+none_of() {
+  local expected=$1 advice=$2 found
+  IFS= read -rd '' found < <(look "${@:3}") && complain "$expected" "$(printf %q "$found")" "$advice"
 }
 
 # What lies in one would not be seen below.
-complain 'folders that can be listed' "$(first -type d ! \( -readable -executable \))" 'give yourself the right to'
+none_of 'folders that can be listed' 'give yourself the right to' -type d ! \( -readable -executable \)
 
 # Names become words of make and of the shell, one by one or as what a pattern finds. What the Hub's client keeps of a
 # download has equals signs; nothing looks for files there.
-complain 'names without blanks and signs that make or the shell act on' \
-  "$(first ! -path '*/.cache/huggingface/*' -name '*[][[:space:][:cntrl:];:=%#&|<>(){}*?`"\\$'\'']*')" \
-  'give it another name'
+none_of 'names without blanks and signs that make or the shell act on' 'give it another name' \
+  ! -path '*/.cache/huggingface/*' -name '*[][[:space:][:cntrl:];:=%#&|<>(){}*?`"\\$'\'']*'
 
 # A step writes, moves and removes through a link to a folder. One to a full model's checkpoint is made by a step, and
 # no step writes there, unless the pruned model's folder has that very name.
-outside=$(find "$build/" -type l -exec bash -c '
-  for link in "${@:3}"; do
-    case $2/ in ("$link"/*) printf %q "$link" && exit ;; esac
-    case $link in (*/full/checkpoint) continue ;; esac
-    case $(realpath -m -- "$link") in ("$1"/*) ;; (*) printf %q "$link" && exit ;; esac
-  done' - "$(realpath -- "$build")" "$pruned" {} + 2>/dev/null)
-complain 'no link that leads out of it' "$outside" "remove it, or set BUILD to a folder on the other disk"
+real=$(realpath -- "$build")
+while IFS= read -rd '' link; do
+  case $pruned/ in "$link"/*) ;; *)
+    case $link in */full/checkpoint) continue ;; esac
+    case $({ realpath -m -- "$link"; } 2>/dev/null) in "$real"/*) continue ;; esac ;;
+  esac
+  complain 'no link that leads out of it' "$(printf %q "$link")" 'remove it, or set BUILD to a folder on the other disk'
+done < <(look -type l)
 
 # The key's other names: who wrote one would know the key. Its place is `key_path` of scripts/files/seals.py.
 state=${XDG_STATE_HOME-}
 case $state in (/*) ;; (*) state=${HOME-}/.local/state ;; esac
 key=${key/#\~\//${HOME-}/}
-complain 'no link to the key of the seals' \
-  "$(first -type f -links +1 -samefile "${key:-$state/moe-tools/seal.key}")" 'remove it'
+key=${key:-$state/moe-tools/seal.key}
+[ ! -e "$key" ] || none_of 'no link to the key of the seals' 'remove it' -type f -links +1 -samefile "$key"
 exit 0

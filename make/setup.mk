@@ -37,7 +37,7 @@ setup: $(TOOLS) ## create .venv and build the llama.cpp tools (every other targe
 	@printf 'Setting up .venv (a few minutes, 2.6 GB) ...\n'
 	@python3 -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "$(TOO_OLD) " + sys.version.split()[0])'
 	@python3 -m venv .venv
-	@$(PIP_INSTALL) $(TORCH)
+	@$(PIP_INSTALL) '$(TORCH)'
 	@$(PIP_INSTALL) --no-deps --require-hashes -r requirements.lock
 	@$(PIP_INSTALL) --no-deps --no-cache-dir --config-settings cmake.define.LLAMA_BUILD=OFF $(BINDINGS)
 	@touch $@

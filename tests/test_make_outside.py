@@ -372,3 +372,20 @@ def test_a_setting_is_no_directive_of_make_whatever_the_goal(goal, setting, tmp_
     done = make(goal, setting.format(tmp_path))
     assert done.returncode != 0 and not done.stdout and len(done.stderr.splitlines()) == 1, done.stdout
     assert not (tmp_path / "canary").exists()
+
+
+def test_a_path_that_is_too_long_for_a_command_hides_nothing(tmp_path):
+    """find -exec ends where one is longer than 128 KiB, and what comes after it would not be looked at."""
+    build, here = tmp_path / "build", os.getcwd()
+    build.mkdir()
+    os.chdir(build)
+    try:
+        for _ in range(540):
+            os.mkdir("d" * 250)
+            os.chdir("d" * 250)
+        os.symlink("/etc", "l")
+    finally:
+        os.chdir(here)
+    done = make("drop", "-n", f"BUILD={build}")
+    assert done.returncode != 0 and "expected " in done.stderr and len(done.stderr.splitlines()) == 1
+    subprocess.run(["rm", "-r", build], check=True)  # pytest's own way fails there
