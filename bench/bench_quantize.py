@@ -134,6 +134,7 @@ def main(argv: list[str] | None = None) -> None:
     f16, text, imatrix = work / "F16.gguf", work / "text.txt", work / "imatrix.gguf"
     if not f16.exists():
         script("convert_to_gguf.py", "--model", args.checkpoint, "--name", "bench", "--output", f16)
+    text.unlink(missing_ok=True)  # not through a link
     text.write_text(TEXT)
     if not imatrix.exists():
         script("build_imatrix.py", "--model", f16, "--calibration", text, "--output", imatrix)

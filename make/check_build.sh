@@ -4,11 +4,20 @@
 set -u
 export LC_ALL=C # elsewhere some bytes are in no class of characters
 build=$1 pruned=$2 key=$3
-[ -d "$build" ] || exit 0
 
 complain() {
   printf 'expected %s, found %.1000s; %s\n' "$1" "$2" "$3" && exit
 }
+
+# Python looks for modules in the project's folder, and loaders for libraries in folders there that have certain names.
+real=$(realpath -m -- "$build") here=$(pwd -P)
+for place in "$real" "$(realpath -ms -- "$build")"; do # as it is, and as it is written
+  case $place in
+    "$here"/build*) ;;
+    "$here" | "$here"/*) complain 'a folder elsewhere, or one here whose name begins with build' "$place" 'name another' ;;
+  esac
+done
+[ -d "$build" ] || exit 0
 
 # What find's tests match, each ended by a NUL. Other runs may remove files meanwhile.
 look() {
@@ -31,7 +40,6 @@ none_of 'names without blanks and signs that make or the shell act on' 'give it 
 
 # A step writes, moves and removes through a link to a folder. One to a full model's checkpoint is made by a step, and
 # no step writes there, unless the pruned model's folder has that very name.
-real=$(realpath -- "$build")
 while IFS= read -rd '' link; do
   case $pruned/ in "$link"/*) ;; *)
     case $link in */full/checkpoint) continue ;; esac
@@ -41,9 +49,10 @@ while IFS= read -rd '' link; do
 done < <(look -type l)
 
 # The key's other names: who wrote one would know the key. Its place is `key_path` of scripts/files/seals.py.
+home=${HOME:-$(getent passwd "$(id -u)" | cut -d: -f6)}
 state=${XDG_STATE_HOME-}
-case $state in (/*) ;; (*) state=${HOME-}/.local/state ;; esac
-key=${key/#\~\//${HOME-}/}
+case $state in (/*) ;; (*) state=$home/.local/state ;; esac
+key=${key/#\~\//$home/}
 key=${key:-$state/moe-tools/seal.key}
 [ ! -e "$key" ] || none_of 'no link to the key of the seals' 'remove it' -type f -links +1 -samefile "$key"
 exit 0

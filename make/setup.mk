@@ -45,7 +45,7 @@ setup: $(TOOLS) ## create .venv and build the llama.cpp tools (every other targe
 # Tools that only those who work on this project need, each in an environment of its own that goes again. Nothing lies
 # where it is made: what was in its folder before would be run. $(call with_tool,PACKAGE,COMMAND); $$tool is the folder
 define with_tool
-	@tool=$$(mktemp -d) && trap 'rm -rf "$$tool"' EXIT && python3 -m venv "$$tool" && \
+	@tool=$$(mktemp -d) && trap 'rm -rf "$$tool"' EXIT && python3 -P -m venv "$$tool" && \
 	  "$$tool"/bin/pip install --quiet --disable-pip-version-check $(1) && "$$tool"/bin/$(2)
 endef
 

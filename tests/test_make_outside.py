@@ -389,3 +389,13 @@ def test_a_path_that_is_too_long_for_a_command_hides_nothing(tmp_path):
     done = make("drop", "-n", f"BUILD={build}")
     assert done.returncode != 0 and "expected " in done.stderr and len(done.stderr.splitlines()) == 1
     subprocess.run(["rm", "-r", build], check=True)  # pytest's own way fails there
+
+
+@pytest.mark.parametrize("place", ["torch", "tls", "scripts/tqdm", ".venv/x", "."])
+def test_a_build_folder_in_the_project_has_a_name_that_says_so(place):
+    """Python would take its files for modules, and loaders for libraries."""
+    done = make("plan", "-n", f"BUILD={place}")
+    assert (
+        done.returncode != 0 and "expected a folder elsewhere, or one here whose name begins with build" in done.stderr
+    )
+    assert make("drop", "-n", "BUILD=build-of-a-test").returncode == 0

@@ -81,8 +81,11 @@ class LoopPrompts(Record):
 
 def schema_fault(schema: Any) -> str | None:
     """Return what of a schema is not checked here, in words, None where all is."""
-    if not isinstance(schema, dict) or schema.get("type") not in TYPES:
+    if not isinstance(schema, dict) or not isinstance(kind := schema.get("type"), str) or kind not in TYPES:
         return f"type among {', '.join(TYPES)}"
+    for keyword, what in {"properties": dict, "required": list, "enum": list}.items():
+        if not isinstance(schema.get(keyword, what()), what):
+            return f"{keyword} as a {what.__name__}"
     if unknown := sorted(schema.keys() - KEYWORDS):
         return f"keyword among {', '.join(sorted(KEYWORDS))}, not {unknown[0]!r}"
     inner = [*schema.get("properties", {}).values(), *([schema["items"]] if "items" in schema else [])]

@@ -59,7 +59,9 @@ def seconds_to_start() -> float:
     Not those of the clock: what else runs at this moment will not run all the time.
     """
     before = os.times()
-    done = subprocess.run([sys.executable, "-c", "import torch, transformers.modeling_utils"], capture_output=True)
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", "import torch, transformers.modeling_utils"], capture_output=True
+    )
     if done.returncode:
         said = done.stderr.decode(errors="replace").splitlines() or [f"exit code {done.returncode}"]
         raise InputError(sys.executable, "a Python that imports torch and transformers", said[-1][:REASON_CHARACTERS])
