@@ -14,7 +14,7 @@ real=$(realpath -m -- "$build") here=$(pwd -P)
 for place in "$real" "$(realpath -ms -- "$build")"; do # as it is, and as it is written
   case $place in
     "$here"/build*) ;;
-    "$here" | "$here"/*) complain 'a folder elsewhere, or one here whose name begins with build' "$place" 'name another' ;;
+    "$here" | "$here"/*) complain 'another folder, or one here whose name begins with build' "$place" 'name it' ;;
   esac
 done
 [ -d "$build" ] || exit 0

@@ -396,6 +396,6 @@ def test_a_build_folder_in_the_project_has_a_name_that_says_so(place):
     """Python would take its files for modules, and loaders for libraries."""
     done = make("plan", "-n", f"BUILD={place}")
     assert (
-        done.returncode != 0 and "expected a folder elsewhere, or one here whose name begins with build" in done.stderr
+        done.returncode != 0 and "expected another folder, or one here whose name begins with build" in done.stderr
     )
     assert make("drop", "-n", "BUILD=build-of-a-test").returncode == 0
