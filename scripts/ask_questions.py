@@ -275,6 +275,7 @@ def main(argv: list[str] | None = None) -> None:
         # llama-server renders every question without limits, so each is rendered once with them.
         if tools:
             check_gguf_template(args.gguf, [document["prompt"] for document in documents])
+        check_frozen_task(args.run / TASK_FOLDER, protocol.task)
         # The old results go first: a run that is killed from here on must not look finished.
         for old in (SUMMARY_NAME, LM_EVAL):
             remove(args.run / old)

@@ -15,6 +15,7 @@ is.
 
 import argparse
 import os
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -22,17 +23,7 @@ from files.input_errors import InputError, sha256_file
 from files.json_records import read_json
 from files.known_digests import held_sha256, known_sha256
 from files.option_types import command_parser, named_path, positive, whole_number
-from files.safe_files import (
-    existing_parent,
-    folder_for_now,
-    gib,
-    link_or_copy,
-    partial_directory,
-    remove,
-    replace_when_done,
-    require_disk_space,
-    run,
-)
+from files.safe_files import existing_parent, gib, link_or_copy, remove, replace_when_done, require_disk_space, run
 from files.seals import link_held
 from files.written_by import check_copied_from
 from files.written_records import check_recorded, write_record
@@ -183,11 +174,11 @@ def build_quant(
         tool = llama_cpp.tool("llama-quantize")
         with (
             quantised_files(header, plan.recipe, args.imatrix, args.output) as (model, imatrix),
-            folder_for_now(partial_directory(args.output.with_suffix(".imatrix"))) as alone,
+            tempfile.TemporaryDirectory() as alone,  # not in the build folder, where a link is refused
         ):
             run_tool(
                 quantize_command(tool, plan.recipe, model, imatrix, partial, args.threads),
-                cwd=link_alone(imatrix, alone) if imatrix else Path.cwd(),
+                cwd=link_alone(imatrix, Path(alone)) if imatrix else Path.cwd(),
                 what=plan.recipe.name,
                 step=r"\[\s*(\d+)/\s*(\d+)\]",
             )

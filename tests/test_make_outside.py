@@ -234,8 +234,8 @@ def test_a_link_to_the_key_below_the_build_folder_is_refused(place, link, tmp_pa
     assert make("drop", "-n", f"BUILD={tmp_path}/build", **here | given).returncode == 0
     link(tmp_path / at, tmp_path / "build/x/settings.txt")
     done = make("drop", "-n", f"BUILD={tmp_path}/build", **here | given)
-    found = "to the key of the seals" if link is os.link else "that leads out of it"
-    assert done.returncode != 0 and f"expected no link {found}" in done.stderr, done.stderr
+    found = "no link to the key of the seals" if link is os.link else "no link, found "
+    assert done.returncode != 0 and f"expected {found}" in done.stderr, done.stderr
 
 
 @pytest.mark.parametrize("name", ["CALIBRATION", "QUESTIONS", "OTHER_MAPS", "DRAFT"])
@@ -257,18 +257,17 @@ def test_tools_run_where_nothing_lay_before():
     assert len(re.findall("/bin/", lines)) == len(re.findall(r'"\$tool"/bin/', lines)) >= 6
 
 
-def test_a_link_that_leads_out_of_the_build_folder_is_refused(tmp_path):
+def test_a_link_in_the_build_folder_is_refused(tmp_path):
     """A step writes, moves and removes through a link to a folder."""
     build = tmp_path / "build/gemma-4-demo"
     (build / "full").mkdir(parents=True)
     (tmp_path / "mine").mkdir()
     (build / "full/checkpoint").symlink_to(tmp_path / "mine")  # as a step makes it
-    (build / "inside").symlink_to(build / "full")
     assert make("drop", "-n", f"BUILD={tmp_path}/build").returncode == 0
-    for target in ("mine", "absent"):
-        (build / "y").symlink_to(tmp_path / target)
+    for target in (tmp_path / "mine", tmp_path / "absent", build / "full"):
+        (build / "y").symlink_to(target)
         done = make("drop", "-n", f"BUILD={tmp_path}/build")
-        assert done.returncode != 0 and f"expected no link that leads out of it, found {build}/y;" in done.stderr
+        assert done.returncode != 0 and f"expected no link, found {build}/y;" in done.stderr
         (build / "y").unlink()
     # Where the pruned model's folder has that very name, steps do write there.
     for names in (["BUILD={}/build", "NAME=full"], ["BUILD={}/build/gemma-4-demo/full", "NAME=checkpoint"]):
@@ -276,25 +275,12 @@ def test_a_link_that_leads_out_of_the_build_folder_is_refused(tmp_path):
         if names[1] == "NAME=full":
             (tmp_path / "build/full/checkpoint").symlink_to(tmp_path / "mine")
         done = make("drop", "-n", *(name.format(tmp_path) for name in names), "VARIANT=checkpoint")
-        assert done.returncode != 0 and "expected no link that leads out of it, found " in done.stderr
+        assert done.returncode != 0 and "expected no link, found " in done.stderr
     # Not only where a model is made.
     (build / "y").symlink_to(tmp_path / "mine")
     done = make("rehearse", "-n", f"BUILD={tmp_path}/build", "LAYERS=2")
-    assert done.returncode != 0 and "expected no link that leads out of it, found " in done.stderr
+    assert done.returncode != 0 and "expected no link, found " in done.stderr
     assert "LAYERS: expected a whole number" in make("rehearse", "-n", f"BUILD={tmp_path}/b", "LAYERS=../x").stderr
-
-
-@pytest.mark.parametrize("name", ["settings.txt", "pictures-settings.txt"])
-def test_what_make_writes_goes_through_no_link(name, tmp_path):
-    folder = tmp_path / "build/gemma-4-demo/y"
-    folder.mkdir(parents=True)
-    (folder / "letter").write_text("mine")
-    (folder / name).symlink_to("letter")
-    done = make(str(folder / name), f"BUILD={tmp_path}/build", "VARIANT=y")
-    assert done.returncode == 0, done.stderr
-    assert (folder / "letter").read_text() == "mine"
-    assert not (folder / name).is_symlink() and "=" in (folder / name).read_text()
-    assert sorted(path.name for path in folder.iterdir()) == sorted(["letter", name])
 
 
 @pytest.mark.parametrize(
@@ -395,7 +381,5 @@ def test_a_path_that_is_too_long_for_a_command_hides_nothing(tmp_path):
 def test_a_build_folder_in_the_project_has_a_name_that_says_so(place):
     """Python would take its files for modules, and loaders for libraries."""
     done = make("plan", "-n", f"BUILD={place}")
-    assert (
-        done.returncode != 0 and "expected another folder, or one here whose name begins with build" in done.stderr
-    )
+    assert done.returncode != 0 and "expected another folder, or one here whose name begins with build" in done.stderr
     assert make("drop", "-n", "BUILD=build-of-a-test").returncode == 0

@@ -38,6 +38,7 @@ TIMES_THE_CHAT, OWN_CHARACTERS = 4, 1 << 15
 TODAY, DRAWN_BY = datetime(2026, 1, 1), 0
 # How Python writes what has no text of its own, such as a function of Jinja's: by its address, another one each time.
 ADDRESS = re.compile(r" at 0x[0-9a-f]+>")
+CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # a terminal obeys some, and texts are looked at there
 
 
 class TemplateFailure(Exception):
@@ -161,4 +162,6 @@ def _answer(render: Any, request: dict) -> dict:
         return {"failure": f"a text of {len(texts[0])} characters for a chat of {len(asked)}", "endless": True}
     if any(found not in asked + request["template"] for found in ADDRESS.findall(texts[0])):
         return {"failure": "a text with an address of this process's memory, another one each time", "endless": True}
+    if signs := [sign for sign in sorted({*CONTROL.findall(texts[0])}) if json.dumps(sign)[1:-1] not in asked]:
+        return {"failure": f"a text with the control character {signs[0]!r}, which no chat has", "endless": False}
     return {"text": texts[0]}

@@ -67,6 +67,14 @@ def test_a_question_may_hold_an_address():
     assert render_template("{{ messages[0].content }}", asked) == asked[0]["content"]
 
 
+def test_a_control_character_is_the_chat_s_or_none():
+    """A terminal obeys some, and the calibration text is looked at there. A question may have one by a copy."""
+    asked = [{"role": "user", "content": "What is\x0b 2\x96?"}]
+    assert render_template("{{ messages[0].content }}", asked) == asked[0]["content"]
+    with pytest.raises(TemplateFailure, match=r"the control character '\\x1b', which no chat has"):
+        render_template("\x1b[2J{{ messages[0].content }}", asked)
+
+
 def test_a_text_may_grow_with_its_chat_and_have_a_long_beginning():
     """As with tools, which a template indents, and a system's words that it holds itself."""
     tools = [{"type": "function", "function": {"name": "f", "description": "d" * 50_000}}]
