@@ -115,7 +115,7 @@ def read_questions_of(path: Path, columns: tuple[str, ...], lists: bool = False)
 def _check_columns(names: Sequence[str]) -> None:
     """Raise ValueError for two columns of one name, of which the last would count. Those without a name may be many."""
     if twice := next((name for number, name in enumerate(names) if name and name in names[:number]), None):
-        raise ValueError(f"found the column {shown(twice)} twice")
+        raise ValueError(f"the column {shown(twice)} twice")
 
 
 def _read_csv(path: Path) -> list[dict]:

@@ -108,9 +108,9 @@ def check_config(source: Path, values: dict) -> None:
     for key in sorted(whole):
         # type(): True is an int, too. The bound: headers hold these numbers as uint32.
         if type(values.get(key)) is not int or not 0 < values[key] < 1 << 32:
-            raise InputError(source, f"a whole number above 0 for {key}", repr(values.get(key)))
+            raise InputError(source, f"a whole number above 0 for {key}", shown(values.get(key)))
     if not isinstance(values.get("rms_norm_eps"), (int, float)):
-        raise InputError(source, "a number for rms_norm_eps", repr(values.get("rms_norm_eps")))
+        raise InputError(source, "a number for rms_norm_eps", shown(values.get("rms_norm_eps")))
     layers = values["num_hidden_layers"]
     if (
         not isinstance(kinds, list)
