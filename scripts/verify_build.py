@@ -9,10 +9,10 @@ Example: .venv/bin/python scripts/verify_build.py --build build --checkpoint bui
              --imatrix build/gemma-4-demo/109e/gguf/imatrix.gguf \\
              --quants build/gemma-4-demo/109e/gguf/gemma-4-demo-109e-Q6_K.gguf
 
-Checked: sizes and digests, by reading every byte (but of the checkpoint's weights, which expert_drop.py --verify compares
-with the full model's); that the F16 file was converted from this checkpoint, the imatrix
-measured on that file, and each quant made of it, with that imatrix or none; that one build of llama.cpp made all
-quants; that no host is at work and none left half a file. The F16 file itself may be gone (KEEP_F16=no).
+Checked: sizes and digests, by reading every byte but those of the checkpoint's weights, which expert_drop.py --verify
+compares with the full model's; that the F16 file was converted from this checkpoint, the imatrix measured on that file,
+and each quant made of it, with that imatrix or none; that one build of llama.cpp made all quants; that no host is at
+work and none left half a file. The F16 file itself may be gone (KEEP_F16=no).
 """
 
 import argparse
