@@ -64,3 +64,17 @@ def test_certificates_that_are_not_there_are_told_by_their_variable():
         raise FileNotFoundError(2, "No such file or directory")
     with pytest.raises(InputError, match="a/b: expected it, found offline"), downloading("a/b", "it"):
         raise LocalEntryNotFoundError("offline")
+
+
+def test_an_address_with_a_password_is_refused_and_not_shown():
+    said = unreadable_setting({"HF_ENDPOINT": "http://me:s3cret@hub.example"})
+    assert said.startswith("HF_ENDPOINT: expected an address without") and "s3cret" not in said
+
+
+def test_a_model_s_import_leaves_nothing_in_the_temporary_directory(tmp_path):
+    """torch's folder there has the user's name, stays, and may be a neighbour's file."""
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import files.command_start, torch._dynamo"
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    environment.pop("TORCHINDUCTOR_CACHE_DIR", None)
+    subprocess.run([sys.executable, "-c", code, REPO / "scripts"], env=environment, check=True)
+    assert not list(tmp_path.iterdir())
