@@ -81,7 +81,8 @@ def sha256_json(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]  # of a file's bytes, in hex
+SHA256_PATTERN = "^[0-9a-f]{64}$"
+Sha256 = Annotated[str, Field(pattern=SHA256_PATTERN)]  # of a file's bytes, in hex
 ModelName = Annotated[str, Field(pattern=r"^[^<\]|\n]+$")]  # it stands in tables and sentences of a page
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
@@ -181,8 +182,9 @@ def _refused_field(path: object, what: str, again: str, error: ValidationError) 
     if first["type"] == "missing":
         return InputError(path, f"{what} with the field {field!r}", "none", again)
     found = shown(first["input"])
-    if first["type"] == "string_pattern_mismatch":  # of digests alone; the words of pydantic show the expression
-        return InputError(path, f"{what} whose {field!r} is 64 hex digits", found, again)
+    if first["type"] == "string_pattern_mismatch":  # the words of pydantic show the expression
+        said = "is 64 hex digits" if first["ctx"]["pattern"] == SHA256_PATTERN else "has no <, ], | and line end"
+        return InputError(path, f"{what} whose {field!r} {said}", found, again)
     if first["type"] == "value_error":  # of `require`
         place = f"{what} whose {field!r} has" if field else f"{what} with"
         return InputError(path, f"{place} {first['ctx']['error']}", "others", again)

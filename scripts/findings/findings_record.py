@@ -7,7 +7,7 @@ the cosine of independent vectors.
 
 from typing import Annotated, ClassVar, Self
 
-from files.json_records import Count, Fields, ModelName, Positive, Record, Sha256, Share, require
+from files.json_records import Count, Fields, Positive, Record, Sha256, Share, require
 
 from pydantic import Field, model_validator
 
@@ -180,7 +180,7 @@ class Overlap(Fields):
 class MapPair(Fields):
     """Another map against the run's own; top: the best experts by the maps' own scores, where both have them."""
 
-    name: ModelName
+    name: str
     sha256: Sha256 | None = None
     keep_count: Positive
     dropped: Overlap

@@ -379,6 +379,8 @@ def test_bad_questions_are_refused_in_one_line(tmp_path, refusal):
 def test_bad_models_and_options_are_refused_in_one_line(evaluation, ask_again, tiny_gguf, tmp_path, refusal):
     run, broken = tmp_path / "run", tmp_path / "broken.gguf"
     shutil.copytree(evaluation[0] / "task", run / "task")
+    for task in (run / "task").glob("*.yaml"):  # which says where its questions lie
+        task.write_text(task.read_text().replace(str(evaluation[0].resolve()), str(run.resolve())))
     broken.write_bytes(tiny_gguf.read_bytes()[:20000])
     for changes, words in (
         ({"gguf": broken}, (broken, "a whole GGUF header")),
