@@ -379,14 +379,14 @@ def check_plain_names(args: argparse.Namespace) -> None:
             raise InputError(option, "a file name without line ends and control characters", shown(path.name))
 
 
-def check_given_words(args: argparse.Namespace) -> None:
-    """Raise InputError for a word that make has from its own file and that was never given."""
+def check_given_words(args: argparse.Namespace, base: str) -> None:
+    """Raise InputError for a word that make has from its own file and that was never given for a model of `base`."""
     if args.given_before:
         file, *before = args.given_before
         if unknown := [*{*before} - {*GIVEN_WORDS}]:
             raise InputError("--given-before", f"settings among {', '.join(GIVEN_WORDS)}", shown(unknown[0]))
         words = dict(zip(GIVEN_WORDS, (args.license, args.owner, args.quantized_by)))
-        hold_given_words(Path(file), words, before, read_metadata(args.metadata)["source"]["source_sha256"])
+        hold_given_words(Path(file), words, before, base)
 
 
 def check_sidecars(args: argparse.Namespace) -> None:
@@ -403,14 +403,15 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     check_names(args.owner, args.repository, args.siblings)
     check_plain_names(args)
-    check_given_words(args)
+    source = read_metadata(args.metadata)["source"]
+    check_given_words(args, source.get("source_sha256", ""))
     made_of = (args.model_record, args.own_map, args.assistant)
     if gone := next((place for place in made_of if place and not place.exists()), None):
         raise InputError(gone, "what the release was made of", "nothing")
     evidence = (args.metadata, args.scores, args.quality, args.findings, args.draft, args.draft_results)
     inputs = (*args.gguf, *args.mmproj, args.checkpoint, *evidence)
     check_apart([path for path in inputs if path], [args.output])
-    licence = held_licence(args.license, args.source, read_metadata(args.metadata)["source"].get(DIGEST))
+    licence = held_licence(args.license, args.source, source.get(DIGEST))
     records = {gguf: read_whole_gguf(gguf) for gguf in args.gguf}
     args.for_ollama = bool(args.gguf) and is_for_ollama(args.gguf[0])
     check_sidecars(args)

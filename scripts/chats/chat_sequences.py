@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from chats.questions import Question
 from chats.template_sandbox import TemplateFailure, render_chat
-from files.input_errors import InputError, reason_of
-from files.silence import silent_stderr
+from files.input_errors import InputError
+from files.silence import in_a_library
 
 if TYPE_CHECKING:  # importing transformers takes seconds, and only the caller's tokenizer needs it
     from transformers import PreTrainedTokenizerBase
@@ -72,13 +72,8 @@ def token_ids(tokenizer: "PreTrainedTokenizerBase", text: str, what: object) -> 
 
     what: whose text it is, in the message.
     """
-    try:  # not verbose: a long text has a line of ours
-        with silent_stderr():
-            ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:  # as when it is loaded, the library raises anything
-        raise InputError(what, "a text that the tokenizer reads", reason_of(error)) from error
+    with in_a_library(what, "a text that the tokenizer reads"):  # not verbose: a long text has a line of ours
+        ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     if max(ids, default=0) >= MOST_IDS:
         raise InputError(what, f"token ids below {MOST_IDS}", str(max(ids)))
     return ids

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 
 from chats.template_sandbox import TemplateFailure, render_chat
 from chats.without_torch import spare_torch
-from files.input_errors import InputError, check_bounded, read_words, reason_of
+from files.input_errors import InputError, check_bounded, read_words
 from files.json_records import read_json
-from files.silence import silent_stderr
+from files.silence import in_a_library
 from files.tokenizer_names import TEMPLATES_NAME, TOKENIZER_FILES, TOKENIZER_PARTS
 
 if TYPE_CHECKING:  # importing transformers takes a second, and many who import this module never load a tokenizer
@@ -50,14 +50,9 @@ def load_tokenizer(directory: Path) -> "PreTrainedTokenizerBase":
     from transformers.utils import logging
 
     logging.set_verbosity_error()  # what it warns of and then fails by is one line of ours
-    try:  # false and not left out: the library would ask at a terminal whether to run code of the checkpoint
-        with silent_stderr():
-            tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    # The library raises anything when files are damaged, and a panic of its Rust code is no Exception.
-    except BaseException as error:
-        raise InputError(directory, "a tokenizer that loads", reason_of(error)) from error
+    # False and not left out: the library would ask at a terminal whether to run code of the checkpoint.
+    with in_a_library(directory, "a tokenizer that loads"):
+        tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
     if not tokenizer.chat_template:
         raise InputError(directory, "a tokenizer with a chat template (chat_template.jinja)", "none")
     for name, token in tokenizer.special_tokens_map.items():

@@ -10,6 +10,7 @@ import hashlib
 import math
 import random
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -114,7 +115,7 @@ def read_questions_of(path: Path, columns: tuple[str, ...], lists: bool = False)
 
 def _check_columns(names: Sequence[str]) -> None:
     """Raise ValueError for two columns of one name, of which the last would count. Those without a name may be many."""
-    if twice := next((name for number, name in enumerate(names) if name and name in names[:number]), None):
+    if twice := next((name for name, count in Counter(names).items() if name and count > 1), None):
         raise ValueError(f"the column {shown(twice)} twice")
 
 

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from files.input_errors import InputError, reason_of
+
 
 @contextmanager
 def silent_stdout() -> Iterator[None]:
@@ -26,11 +28,20 @@ def silent_stdout() -> Iterator[None]:
 
 
 @contextmanager
-def silent_stderr() -> Iterator[None]:
-    """Drop what is written to the process's stderr meanwhile: Rust tells a panic there before Python hears of it."""
+def in_a_library(what: object, expected: str) -> Iterator[None]:
+    """Raise InputError for whatever a library raises; drop what is written to the process's stderr meanwhile.
+
+    For tokenizers: on damaged files it raises anything. A panic of its Rust code is no Exception, and is told on stderr
+    before Python hears of it.
+    """
     sys.stderr.flush()
-    with _nowhere(2):
-        yield
+    try:
+        with _nowhere(2):
+            yield
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        raise InputError(what, expected, reason_of(error)) from error
 
 
 @contextmanager

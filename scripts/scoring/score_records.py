@@ -345,10 +345,10 @@ class Scores(Record):
             require((both or 0) <= asked, "scored_and_chosen_on at most question_ids")
             points = 100 * (row.score - self.rows[0].score)
             require(alike(row.points_vs_reference, points), "points_vs_reference by the rows' scores")
+        seeds = {row.name: len(row.seeds) for row in self.rows}
         for pair in self.pairs:
             require({pair.reference, pair.model} <= set(scores) and pair.questions == asked, "pairs of the rows")
-            asked_by = {len(row.seeds) for row in self.rows if row.name in (pair.reference, pair.model)}
-            require(asked_by == {pair.seeds}, "pairs of as many seeds as their rows")
+            require(seeds[pair.reference] == seeds[pair.model] == pair.seeds, "pairs of as many seeds as their rows")
             difference = scores[pair.model] - scores[pair.reference]
             require(alike(pair.difference, difference), "differences of the rows' scores")
         first = {pair.model: pair for pair in self.pairs if pair.reference == self.rows[0].name}
