@@ -40,7 +40,7 @@ $(FULL_QUANT_FREED): $(FULL_EVAL) $(DRAFT_GAIN) | $(FULL_F16_FREED)
 $(PRUNED_F16): | $(WEIGHTS_FREED)
 $(WEIGHTS_FREED): $(METADATA)
 	$(call step,drop,Free the weights of $(NAME)) $(FREE) --checkpoint $(FULL)/checkpoint --outline $(OUTLINE) \
-	  $(if $(filter all,$(LOW_DISK)),--local)
+	  $(if $(filter all,$(LOW_DISK)),--local $(MODEL))
 	@touch $@
 
 $(PRUNED_EVAL) $(RELEASES:%=%/manifest.json): | $(PRUNED_F16_FREED)

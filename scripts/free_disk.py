@@ -2,7 +2,7 @@
 """Remove large files that no later step of a run needs; what a release is held against stays as an outline.
 
 Inputs:  GGUF files of this project's (--gguf; with --outlined their headers and routers stay), or a checkpoint
-         directory (--checkpoint), of which the weights go. One that is a link to a user's own goes with --local alone.
+         directory (--checkpoint), of which the weights go. One that is a link goes where it leads to --local alone.
 Output:  an outline of the same size that takes next to no disk: of NAME.gguf the file NAME.outline.gguf, of a
          checkpoint the directory --outline. Records (NAME.gguf.json) stay. What has gone already is left alone.
 Example: .venv/bin/python scripts/free_disk.py --outlined --gguf build/my-26b/full/f16/my-26b-F16.gguf
@@ -78,13 +78,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument_group("what goes").add_argument
     add("--gguf", type=Path, nargs="+", default=[], help="GGUF files with a record of ours")
     add("--checkpoint", type=Path, help="checkpoint directory whose weights go")
-    add("--local", action="store_true", help="also where it is a link: to a checkpoint that was not downloaded")
+    add("--local", type=Path, help="model of the user's own, which the checkpoint may be a link to")
     add = parser.add_argument_group("what stays").add_argument
     add("--outlined", action="store_true", help="keep headers, routers and small tensors of the GGUF files")
     add("--outline", type=Path, help="directory for the checkpoint's outline")
     args = parser.parse_args(argv)
     if (args.checkpoint is None) != (args.outline is None):
         parser.error("expected --checkpoint and --outline together")
+    if args.local and not args.checkpoint:
+        parser.error("expected --local with --checkpoint")
     if not args.gguf and not args.checkpoint:
         parser.error("expected --gguf or --checkpoint")
     return args
@@ -95,6 +97,8 @@ def main(argv: list[str] | None = None) -> None:
     for path in args.gguf:  # all of them before the first one goes
         check_of_record(path, args.outlined)
     size = sum(free_gguf(path, args.outlined) for path in args.gguf)
+    if args.local and args.checkpoint.is_symlink() and args.checkpoint.resolve() != args.local.resolve():
+        raise InputError(args.checkpoint, f"a link to {args.local}", "one to another model", "remove the link")
     if args.checkpoint and args.checkpoint.is_symlink() and not args.local:
         print(f"{args.checkpoint}: a local model, left as it is")
         return

@@ -383,3 +383,14 @@ def test_a_build_folder_in_the_project_has_a_name_that_says_so(place):
     done = make("plan", "-n", f"BUILD={place}")
     assert done.returncode != 0 and "expected another folder, or one here whose name begins with build" in done.stderr
     assert make("drop", "-n", "BUILD=build-of-a-test").returncode == 0
+
+
+def test_no_tool_is_run_out_of_the_build_folder(tmp_path):
+    for cache in (tmp_path / "cache", tmp_path):
+        done = make("doctor", f"BUILD={tmp_path}", f"MOE_TOOLS_CACHE={cache}", "LLAMA_CPP=")
+        refused(done, "MOE_TOOLS_CACHE", tmp_path / "canary")
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "build")
+    (tmp_path / "build").mkdir()
+    done = make("doctor", f"BUILD={link}", f"MOE_TOOLS_CACHE={tmp_path / 'build/cache'}", "LLAMA_CPP=")
+    refused(done, "MOE_TOOLS_CACHE", tmp_path / "canary")

@@ -115,14 +115,17 @@ def test_a_local_model_goes_only_when_that_is_said(demo_model: Path, tmp_path: P
     flags = ["--checkpoint", link, "--outline", outline]
     call(free_disk.main, *flags)
     assert (local / "model.safetensors").exists() and not outline.exists()
+    with pytest.raises(InputError, match="expected a link to .*another, found one to another model"):
+        call(free_disk.main, *flags, "--local", tmp_path / "another")  # the link was exchanged
+    assert (local / "model.safetensors").exists() and not outline.exists()
     (local / METADATA_NAME).write_text("{}")
     with pytest.raises(InputError, match=METADATA_NAME):
-        call(free_disk.main, *flags, "--local")
+        call(free_disk.main, *flags, "--local", local)
     assert (local / "model.safetensors").exists() and not outline.exists()
     (local / METADATA_NAME).unlink()
-    call(free_disk.main, *flags, "--local")
+    call(free_disk.main, *flags, "--local", local)
     assert not (local / "model.safetensors").exists() and (local / "config.json").exists()
     digest = weights_digest(read_checkpoint(outline))
     assert digest == weights_digest(read_checkpoint(demo_model))
-    call(free_disk.main, *flags, "--local")  # once more: nothing is left to go
+    call(free_disk.main, *flags, "--local", local)  # once more: nothing is left to go
     assert weights_digest(read_checkpoint(outline)) == digest
