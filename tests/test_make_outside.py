@@ -394,3 +394,4 @@ def test_no_tool_is_run_out_of_the_build_folder(tmp_path):
     (tmp_path / "build").mkdir()
     done = make("doctor", f"BUILD={link}", f"MOE_TOOLS_CACHE={tmp_path / 'build/cache'}", "LLAMA_CPP=")
     refused(done, "MOE_TOOLS_CACHE", tmp_path / "canary")
+    assert make("-n", "doctor", f"BUILD={tmp_path / 'none-yet'}", "LLAMA_CPP=").returncode == 0
