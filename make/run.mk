@@ -3,7 +3,7 @@
 TARGETS := $(shell LC_ALL=C sed -nE 's/^([a-z][a-z-]*):.*/\1/p' Makefile make/*.mk | LC_ALL=C sort -u)
 STAGES := model statistics choice imatrix cd auto eval tasks heldout quality findings loops draft quants report
 # The shell sees these names: a file with other characters in its name is no run.
-KNOWN_RUNS := $(sort $(shell ls runs | LC_ALL=C sed -nE 's/^([A-Za-z0-9._-]+)\.mk$$/\1/p'))
+KNOWN_RUNS := $(sort $(shell printf '%s\n' runs/*.mk | LC_ALL=C sed -nE 's/^runs.([A-Za-z0-9._-]+)\.mk$$/\1/p'))
 KNOWN_QUANTS := $(shell LC_ALL=C sed -nE 's/^    Recipe."([A-Z0-9_-]+)".*/\1/p' scripts/quants/recipes.py)
 KNOWN_TASKS := $(shell LC_ALL=C sed -nE 's/^    "([a-z][a-z0-9_]+)": .*,/\1/p' scripts/scoring/eval_tasks.py)
 KNOWN_CRITERIA := $(shell LC_ALL=C sed -nE 's/^    "([a-z-]+)": [a-z_]+,.*/\1/p' scripts/choice/criteria.py) random

@@ -19,7 +19,8 @@ $(if $(WORK),$(if $(LLAMA_CPP)$(TOOLS_PLACE),,$(error LLAMA_CPP: expected a plac
   found none)))
 # Nothing is run that lies in a build folder.
 $(if $(IN_BUILD),$(if $(filter $(addsuffix /%,$(abspath $(BUILD)) $(realpath $(BUILD))),$(abspath \
-  $(TOOLS_PLACE)) $(realpath $(TOOLS_PLACE))),$(error MOE_TOOLS_CACHE: expected a place outside of $(BUILD)$(,) found $(TOOLS_PLACE))))
+  $(TOOLS_PLACE)) $(realpath $(TOOLS_PLACE))),$(error MOE_TOOLS_CACHE: expected a place outside of $(BUILD)$(,) found \
+  $(TOOLS_PLACE))))
 WRONG_IN_BUILD := $(if $(IN_BUILD),$(shell make/check_build.sh '$(BUILD)' '$(PRUNED)' '$(SEAL_KEY)'))
 $(if $(WRONG_IN_BUILD),$(error $(BUILD): $(WRONG_IN_BUILD)))
 LLAMA_READY := $(TOOLS_PLACE:%=%/llama_cpp.json)

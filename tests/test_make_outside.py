@@ -105,6 +105,11 @@ def test_python_starts_whatever_the_environment_says_of_it(name, tmp_path):
     assert len(done.stderr.splitlines()) == 2 and "runs/demo.mk" in done.stderr, done.stderr
 
 
+def test_runs_are_found_whatever_quotes_a_listing_has():
+    done = make("settings", QUOTING_STYLE="shell-always")
+    assert done.returncode == 0 and not done.stderr, done.stderr
+
+
 def test_names_of_a_models_files_run_nothing(demo_model, tmp_path):
     model = shutil.copytree(demo_model, tmp_path / "model")
     for name in ("x", "x;>canary.safetensors"):  # after the first make would find its prerequisite, and run the rest

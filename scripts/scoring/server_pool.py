@@ -66,6 +66,13 @@ class AskedServer:
         key = self.own.key if self.own else self.key
         return authorization(key) if key else {}
 
+    def without_key(self, words: str) -> str:
+        """Return a server's words without its key, which some repeat in a refusal: they reach logs and records."""
+        key = self.own.key if self.own else self.key
+        for form in (key, json.dumps(key)[1:-1]):
+            words = words.replace(form, "...") if form else words
+        return words
+
     @property
     def alive(self) -> bool:
         """Whether the process runs, as far as we can know: that of another's server we cannot."""
@@ -155,7 +162,8 @@ class ServerPool:
         ) as answer:
             content = await bounded(answer)
             if answer.status != 200:
-                raise RefusedRequest(f"HTTP {answer.status}: {content.decode(errors='replace')[:ERROR_CHARACTERS]}")
+                words = server.without_key(content.decode(errors="replace"))[:ERROR_CHARACTERS]
+                raise RefusedRequest(f"HTTP {answer.status}: {words}")
             return json.loads(content)
 
     async def ask(self, work: Callable[[AskedServer], Awaitable[dict]], attempts: int) -> Attempts:

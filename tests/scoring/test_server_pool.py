@@ -320,6 +320,30 @@ def test_a_certificate_is_verified(tmp_path, monkeypatch):
     assert seen == ["Bearer secret"]
 
 
+@pytest.mark.parametrize("key", ["secret", 'se"cr\\et'])
+def test_a_refusal_that_repeats_the_key_is_told_without_it(key):
+    async def answer(request: web.Request) -> web.Response:
+        words = f"Invalid token: {request.headers['Authorization']}"
+        return web.json_response({"error": words, "x": key * 200}, status=401)
+
+    async def ask() -> None:
+        app = web.Application()
+        app.router.add_get("/props", answer)
+        runner = web.AppRunner(app, access_log=None)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        try:
+            async with ServerPool([AskedServer(url, url, key)], 1, 60).opened() as pool:
+                await pool.request(pool.servers[0], "/props")
+        finally:
+            await runner.cleanup()
+
+    with pytest.raises(server_pool.RefusedRequest, match="HTTP 401: .*Invalid token: Bearer [.]{3}") as error:
+        asyncio.run(ask())
+    assert "cr" not in str(error.value)
+
+
 def test_addresses_and_keys():
     keys = {"SERVER_KEY": "all", "SERVER_KEY_2": "second"}
     servers = given_servers(["https://a:8080/", "https://b"], keys)
