@@ -3,9 +3,9 @@
 
 Inputs:  an F16 GGUF and its imatrix; a tokenizer with a chat template; questions (those of calibration: what is scored
          later should not choose).
-Output:  a JSON file (`Sensitivity` of quants/target_sizes.py), KLD in nats per token: `roles` (each role at each legal
-         type, in all layers at once), `layers` (one layer of a role at a low type, named in `low_types`), `errors`
-         (standard errors over chats), `inputs` (digests, versions, chats).
+Output:  a JSON file (`Sensitivity` of quants/sensitivity_record.py), KLD in nats per token: `roles` (each role at each
+         legal type, in all layers at once), `layers` (one layer of a role at a low type, named in `low_types`),
+         `errors` (standard errors over chats), `inputs` (digests, versions, chats).
 Example: .venv/bin/python scripts/measure_sensitivity.py \\
              --input build/gemma-4-demo/109e/f16/gemma-4-demo-109e-F16.gguf \\
              --imatrix build/gemma-4-demo/109e/gguf/imatrix.gguf --model data/demo/model \\

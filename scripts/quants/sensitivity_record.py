@@ -1,10 +1,14 @@
 """The record of measure_sensitivity.py: what each type costs each role, and one low type each layer."""
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from files.json_records import Fields, Record, Sha256
 
-from pydantic import FiniteFloat
+from pydantic import Field
+
+Nats = Annotated[
+    float, Field(ge=-1e-9, lt=1e6)
+]  # no KLD is below 0 but by rounding; no logarithm of a float32 that high
 
 
 class MeasuredOn(Fields):
@@ -32,6 +36,6 @@ class Sensitivity(Record):
     inputs: MeasuredOn
     question_file_sha256: Sha256 | None = None  # of the whole file; older records have none
     low_types: dict[str, str]
-    roles: dict[str, dict[str, FiniteFloat]]
-    layers: dict[str, dict[str, FiniteFloat]]
-    errors: dict[str, FiniteFloat]
+    roles: dict[str, dict[str, Nats]]
+    layers: dict[str, dict[str, Nats]]
+    errors: dict[str, Nats]

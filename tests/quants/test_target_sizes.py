@@ -167,6 +167,16 @@ def test_a_killed_measurement_goes_on_and_ends_in_the_same_bytes(inputs, measure
     assert (tmp_path / "sensitivity.json").read_bytes() == measured.read_bytes() and len(list(tmp_path.iterdir())) == 1
 
 
+@pytest.mark.parametrize("value", [-0.5, 1e7])
+def test_a_loss_that_no_measurement_gives_plans_nothing(inputs, measured, tmp_path, refusal, value):
+    found = json.loads(measured.read_text())
+    found["layers"]["experts, down"]["1"] = value
+    edited = tmp_path / "sensitivity.json"
+    edited.write_text(json.dumps(found))
+    flags = quantize_flags(inputs, edited, type="AUTO-0.01", threads=1, output=tmp_path / "a.gguf")
+    refusal(quantize_gguf.main, flags, edited, "'layers.experts, down.1' is")
+
+
 def quantize_flags(inputs: dict[str, Path], sensitivity: Path, **changes: object) -> list[object]:
     """Return the inputs of quantize_gguf.py for a target size; None leaves an option out."""
     flags = {"input": inputs["--input"], "imatrix": inputs["--imatrix"], "sensitivity": sensitivity, **changes}
