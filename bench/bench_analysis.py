@@ -59,6 +59,7 @@ def write_questions(path: Path, count: int, source: Path, thoughts: int = 80) ->
     with open(source, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)  # not through a link
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()

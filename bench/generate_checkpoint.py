@@ -70,9 +70,7 @@ def write_layers(directory: Path, config: dict, tokenizer: Path, linked: Path | 
             shapes.setdefault(f"model-layer-{layer}.safetensors", {})[name] = tuple(tensor.shape)
     for number, (shard, tensors) in enumerate(shapes.items()):
         if linked is not None:
-            os.symlink(
-                os.path.relpath(linked / shard, directory.parent / str(config["num_hidden_layers"])), directory / shard
-            )
+            os.link(linked / shard, directory / shard)
         else:
             write_shard(directory / shard, tensors, bf16_noise(number))
     write_index(directory, shapes)

@@ -19,9 +19,12 @@ for place in "$real" "$(realpath -ms -- "$build")"; do # as it is, and as it is 
 done
 [ -d "$build" ] || exit 0
 
-# What find's tests match, each ended by a NUL. Other runs may remove files meanwhile.
+# What find's tests match, each ended by a NUL; the build folder itself where not all of it could be looked through.
+# Other runs may remove files and folders meanwhile.
 look() {
-  find "$build/" -ignore_readdir_race "$@" -print0 2>/dev/null || printf '%s\0' "$build"
+  local said
+  { said=$(find "$build/" -ignore_readdir_race "$@" -print0 2>&1 >&3); } 3>&1
+  ! grep -qv ': No such file or directory$' < <(printf %s "$said") || printf '%s\0' "$build"
 }
 
 # The first of them is refused, written as the shell would read it: a line end in a name is one no more.
@@ -40,16 +43,27 @@ none_of 'names without blanks and signs that make or the shell act on' 'give it 
 
 # A step writes, moves, removes and copies through a link, and where one leads can change as others are made anew. One
 # to a full model's checkpoint is made by a step, and no step writes there, unless the pruned model's folder is there.
+# Below this model's folder there is one; other folders may be builds of their own.
+name=${pruned#"$build"}
+name=${name#/}
+name=${name%%/*}
 while IFS= read -rd '' link; do
-  case $pruned/ in "$link"/*) ;; *) case $link in */full/checkpoint) continue ;; esac ;; esac
+  place=${link#"$build"}
+  place=${place#/}
+  case $place in
+    "$name/full/checkpoint") case $pruned/ in "$link"/*) ;; *) continue ;; esac ;;
+    "$name"/*) ;;
+    */full/checkpoint) continue ;;
+  esac
   complain 'no link' "$(printf %q "$link")" 'remove it, or set BUILD to a folder on the other disk'
 done < <(look -type l)
 
-# The key's other names: who wrote one would know the key. Its place is `key_path` of scripts/files/seals.py.
+# Other names of the key, or of the one at its usual place: who wrote one would know the key. Its place is `key_path` of
+# scripts/files/seals.py.
 home=${HOME:-$(getent passwd "$(id -u)" | cut -d: -f6)}
 state=${XDG_STATE_HOME-}
 case $state in (/*) ;; (*) state=$home/.local/state ;; esac
-key=${key/#\~\//$home/}
-key=${key:-$state/moe-tools/seal.key}
-[ ! -e "$key" ] || none_of 'no link to the key of the seals' 'remove it' -type f -links +1 -samefile "$key"
+for one in "${key/#\~\//$home/}" "$state/moe-tools/seal.key"; do
+  [ ! -e "$one" ] || none_of 'no link to the key of the seals' 'remove it' -type f -links +1 -samefile "$one"
+done
 exit 0

@@ -63,7 +63,7 @@ from quants.quant_record import MmprojRecord, read_whole_gguf, record_path
 from quants.recipes import RECIPES
 from release.gguf_facts import facts_of
 from release.gguf_parts import SPLIT_RECORD, split_gguf
-from release.given_places import ASSISTANT_PLACE, OWN_MAP_PLACE
+from release.given_places import ASSISTANT_PLACE, OWN_MAP_PLACE, check_hub_ids
 from release.given_words import GIVEN_WORDS, hold_given_words
 from release.input_facts import input_facts
 from release.manifest import CHECKPOINT, DYNAMIC, KINDS, MANIFEST, STANDARD, Manifest, file_entries
@@ -405,6 +405,7 @@ def main(argv: list[str] | None = None) -> None:
     check_plain_names(args)
     source = read_metadata(args.metadata)["source"]
     check_given_words(args, source.get("source_sha256", ""))
+    check_hub_ids(dict(args.settings), args.model_record, args.assistant)
     made_of = (args.model_record, args.own_map, args.assistant)
     if gone := next((place for place in made_of if place and not place.exists()), None):
         raise InputError(gone, "what the release was made of", "nothing")

@@ -6,8 +6,9 @@ Output:  DIR, a link to the directory or the downloaded snapshot; with --record 
          digests of its config and weights (schema: checkpoints/model_record.py).
 Example: .venv/bin/python scripts/fetch_model.py --model data/demo/model --output build/try/checkpoint
 
-A model is known by its digests and not by where it lies. A record that is there already is only compared: a moved or
-downloaded copy of the same model passes, another model is refused.
+A download is held against the Hub's digests, file by file, and which repository it is of is sealed. A model is known
+by its digests and not by where it lies. A record that is there already is only compared: a moved or downloaded copy of
+the same model passes, another model is refused.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from pathlib import Path
 from chats.chat_tokenizer import load_tokenizer
 from checkpoints.assistant import check_assistant
 from checkpoints.checkpoint import read_checkpoint, read_config, source_digest, weights_digest
-from checkpoints.model_record import ModelRecord
+from checkpoints.model_record import ModelRecord, seal_fetched
 from checkpoints.moe_families import expert_tensors, family_of, shape_of
 from choice.drop_metadata import check_full
 from files.deadline import MODEL_SECONDS, within
@@ -30,7 +31,7 @@ from files.safe_files import check_apart, run
 from files.written_records import write_record
 from stages.hub_checks import downloading
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import HfApi, snapshot_download
 
 # No second copy of the weights in another format. The card names the licence.
 PATTERNS = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "README.md", "LICEN[CS]E*", "NOTICE*"]
@@ -40,14 +41,23 @@ SHOWN_DIGITS = 12
 
 
 def download_model(model_id: str, directory: Path) -> None:
-    """Download a repository; raise InputError when the Hub refuses. A second call goes on with a stopped download."""
+    """Download a repository, and hold it against the Hub's digests. A second call goes on with a stopped download.
+
+    Raises InputError when the Hub refuses, and for a file that is not the Hub's.
+    """
     if directory.is_symlink():  # of an earlier run: the download would be written into a directory of the user's
         directory.unlink()
     expected = "a local directory, or a Hub repository that can be reached and read"
 
     def fetch_snapshot() -> None:
         with downloading(model_id, expected, "for a gated one accept its terms and run `hf auth login`"):
-            snapshot_download(model_id, local_dir=directory, allow_patterns=PATTERNS)
+            revision = HfApi().model_info(model_id).sha
+            snapshot_download(model_id, revision=revision, local_dir=directory, allow_patterns=PATTERNS)
+            # What lies there already counts as downloaded, by a note beside it that anybody can write.
+            found = HfApi().verify_repo_checksums(model_id, revision=revision, local_dir=directory)
+        for name in [*(entry["path"] for entry in found.mismatches), *found.extra_paths][:1]:
+            kind = "another file" if name not in found.extra_paths else "a file that is not there"
+            raise InputError(directory / name, f"the file of {model_id} on the Hub", kind, "remove it")
 
     within(MODEL_SECONDS, model_id, fetch_snapshot, "the same command goes on from here", directory)
 
@@ -83,15 +93,17 @@ def fetch(model: str, output: Path, check: Callable[[Path], dict]) -> dict:
     return check(output)
 
 
-def keep_record(path: Path, model: str, directory: Path, found: dict, replace: bool) -> None:
+def keep_record(path: Path, model: str, directory: Path, found: dict, replace: bool) -> str | None:
     """Write the record of a model; unless `replace`, raise InputError when there is one and it is of another model.
 
-    directory: where the model lies. found: what `check_model_directory` says of it.
+    directory: where the model lies. found: what `check_model_directory` says of it. Returns its `source_digest` where
+    it was taken.
     """
     if replace or not path.exists():
         # All bytes: an edit between the samples of the weights, or of a tokenizer, would pass for this model.
-        write_record(path, found | {"source_sha256": source_digest(directory)}, ModelRecord)
-        return
+        digest = source_digest(directory)
+        write_record(path, found | {"source_sha256": digest}, ModelRecord)
+        return digest
     known = read_record(path, ModelRecord)
     for key in ("weights_sha256", "config_sha256"):
         if known[key] != found[key]:
@@ -101,6 +113,7 @@ def keep_record(path: Path, model: str, directory: Path, found: dict, replace: b
                 f"those of another model ({known[key][:SHOWN_DIGITS]})",
                 "choose another NAME, or add REPLACE=model to make all of it again",
             )
+    return None
 
 
 def check_link_place(target: Path) -> None:
@@ -139,9 +152,12 @@ def main(argv: list[str] | None = None) -> None:
         check_link_place(args.output)
         check_apart([local], [args.record] if args.record else [])
     found = fetch(args.model, args.output, check_assistant if args.assistant else check_model_directory)
+    directory, digest = local if local.is_dir() else args.output, None
     if args.record:
-        keep_record(args.record, args.model, local if local.is_dir() else args.output, found, args.replace)
-    if local.is_dir():  # last: another model must not take the place of the one that the outputs were made from
+        digest = keep_record(args.record, args.model, directory, found, args.replace)
+    if not local.is_dir():
+        seal_fetched(args.record or args.output, args.model, digest or source_digest(directory))
+    else:  # last: another model must not take the place of the one that the outputs were made from
         link_model(local, args.output)
     what = "an assistant" if args.assistant else f"{found['experts']} experts in {found['layers']} layers"
     print(f"{args.output}: {found['model_type']}, {what}")

@@ -1,8 +1,10 @@
 """Words from outside that make and the shell would act on: no setting, target, run or file name runs anything."""
 
+import fcntl
 import os
 import re
 import shutil
+import signal
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -274,6 +276,14 @@ def test_a_link_in_the_build_folder_is_refused(tmp_path):
         done = make("drop", "-n", f"BUILD={tmp_path}/build")
         assert done.returncode != 0 and f"expected no link, found {build}/y;" in done.stderr
         (build / "y").unlink()
+    # Nor deeper in this model's folder; other folders can be builds of their own.
+    for place, refuses in (("gemma-4-demo/x/full/checkpoint", True), ("kills/1/gemma-4-demo/full/checkpoint", False)):
+        link = tmp_path / "build" / place
+        link.parent.mkdir(parents=True)
+        link.symlink_to(tmp_path / "mine")
+        done = make("drop", "-n", f"BUILD={tmp_path}/build")
+        assert (f"expected no link, found {link};" in done.stderr) == refuses == bool(done.returncode), done.stderr
+        link.unlink()
     # Where the pruned model's folder has that very name, steps do write there.
     for names in (["BUILD={}/build", "NAME=full"], ["BUILD={}/build/gemma-4-demo/full", "NAME=checkpoint"]):
         (tmp_path / "build/full").mkdir(exist_ok=True)
@@ -400,3 +410,30 @@ def test_no_tool_is_run_out_of_the_build_folder(tmp_path):
     done = make("doctor", f"BUILD={link}", f"MOE_TOOLS_CACHE={tmp_path / 'build/cache'}", "LLAMA_CPP=")
     refused(done, "MOE_TOOLS_CACHE", tmp_path / "canary")
     assert make("-n", "doctor", f"BUILD={tmp_path / 'none-yet'}", "LLAMA_CPP=").returncode == 0
+
+
+def test_replace_waits_for_the_end_of_another_run(tmp_path):
+    """What the other run is making would be taken away under its hands."""
+    log = tmp_path / "build/gemma-4-demo/other/logs/analyse.log"
+    log.parent.mkdir(parents=True)
+    (log.parent.parent / "report.html").touch()
+    asked = ["drop", "-n", "REPLACE=choice", f"BUILD={tmp_path}/build"]
+    with open(log, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)  # as a step holds it
+        assert make(*asked).returncode == 0  # a dry run takes nothing away
+        del asked[1]
+        refused(make(*asked), "REPLACE", tmp_path / "canary")
+    log.write_text("")
+
+
+def test_folders_that_another_run_removes_refuse_nothing(tmp_path):
+    """find fails where one has gone meanwhile."""
+    race = "while :; do mkdir -p build/{1..40}/a/b build/{1..40}/c; rm -rf build/*/a build/*/c; done"
+    with subprocess.Popen(["bash", "-c", race], cwd=tmp_path, start_new_session=True) as racing:
+        try:
+            for _ in range(60):
+                look = [REPO / "make/check_build.sh", "build", "build/m/p", tmp_path / "key"]
+                done = subprocess.run(look, cwd=tmp_path, capture_output=True, text=True)
+                assert (done.stdout, done.stderr) == ("", ""), done
+        finally:
+            os.killpg(racing.pid, signal.SIGKILL)

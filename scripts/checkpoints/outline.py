@@ -1,6 +1,5 @@
 """The outline of a checkpoint: its small files, and of each shard the header and the samples of `weights_digest`."""
 
-import shutil
 from pathlib import Path
 
 from checkpoints.checkpoint import (
@@ -11,11 +10,13 @@ from checkpoints.checkpoint import (
     SMALL_TENSOR_BYTES,
     TensorRange,
     read_checkpoint,
+    read_files,
     weights_digest,
 )
+from checkpoints.small_files import check_lies_in
 from files.input_errors import InputError
 from files.outlines import Range, write_outline
-from files.safe_files import directory_when_done
+from files.safe_files import copy_file, directory_when_done
 
 
 def sampled(tensor: TensorRange) -> list[Range]:
@@ -32,13 +33,11 @@ def write_checkpoint_outline(source: Path, output: Path) -> None:
     shards = sorted({tensor.file for tensor in tensors.values()})
     marker = INDEX_NAME if (source / INDEX_NAME).exists() else SINGLE_NAME
     with directory_when_done(output, marker) as partial:
-        # Into a folder that is there already: links are followed, as a download's files can be links into a cache.
-        names = {shard.name for shard in shards}
-        try:
-            shutil.copytree(source, partial, dirs_exist_ok=True, ignore=lambda _, found: names & {*found} | {".cache"})
-        except shutil.Error as error:  # it holds one (source, copy, reason) per file that failed
-            path, _, reason = error.args[0][0]
-            raise InputError(path, "a file that can be copied", str(reason)) from error
+        for name, path in read_files(source):
+            if path not in shards:
+                check_lies_in(source, path)
+                (partial / name).parent.mkdir(exist_ok=True)
+                copy_file(path, partial / name)
         for shard in shards:
             own = [tensor for tensor in tensors.values() if tensor.file == shard]
             header = (0, min((tensor.offset for tensor in own), default=shard.stat().st_size))

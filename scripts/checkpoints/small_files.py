@@ -25,17 +25,17 @@ def small_files(source: Path) -> list[Path]:
     small = [path for path in files if path.is_file() and is_small_file(path.relative_to(source).as_posix())]
     for path in small:
         check_bounded(path)
-        if not _is_of(source, path):
-            advice = "put the file itself there, if it is the model's"
-            raise InputError(path, "a file of the checkpoint", f"a link to {shown(path.resolve())}", advice)
+        check_lies_in(source, path)
     return small
 
 
-def _is_of(source: Path, path: Path) -> bool:
-    """Tell whether a file lies in a checkpoint's folder, or where the Hub's cache keeps those of a snapshot."""
+def check_lies_in(source: Path, path: Path) -> None:
+    """Raise InputError unless a file lies in a checkpoint's folder, or where the Hub's cache has a snapshot's."""
     folder = source.resolve()
     cached = folder.parent.name == "snapshots" and path.resolve().parent == folder.parent.parent / "blobs"
-    return cached or path.resolve().is_relative_to(folder)
+    if not cached and not path.resolve().is_relative_to(folder):
+        advice = "put the file itself there, if it is the model's"
+        raise InputError(path, "a file of the checkpoint", f"a link to {shown(path.resolve())}", advice)
 
 
 def left_out(source: Path) -> list[str]:

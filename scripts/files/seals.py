@@ -185,8 +185,10 @@ def read_key() -> bytes:
         raise InputError(path, "a key outside of a build folder", "one inside", "set SEAL_KEY to another file")
     if not path.exists():
         _make_key(path)
-    if not path.is_file() or len(key := read_whole(path, KEY_MIB)) < KEY_BYTES:
-        raise InputError(path, f"a key of {KEY_BYTES} bytes or more", "none", "set SEAL_KEY to another file")
+    # Exactly as many: nothing that was written over a key passes for one.
+    if not path.is_file() or len(key := read_whole(path, KEY_MIB)) != KEY_BYTES:
+        advice = "set SEAL_KEY to another file, which is made if it is not there"
+        raise InputError(path, f"a key of {KEY_BYTES} bytes", "another file", advice)
     if path.stat().st_mode & 0o077:
         raise InputError(path, "a key that only its owner can read", "one that others can", f"chmod 600 {path}")
     return key

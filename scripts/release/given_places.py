@@ -1,4 +1,4 @@
-"""The drop map and the assistant that a releaser gives by their places, held against the records of what was made.
+"""The model, drop map and assistant that a releaser gives by their places, held against records of what was made.
 
 A card's command names them, and a name alone could be anybody's. One that has gone since is not compared: the release's
 manifest is sealed, and was made while it was there.
@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from checkpoints.checkpoint import source_digest
+from checkpoints.model_record import ModelRecord, check_fetched
 from files.input_errors import InputError, sha256_file
 from files.json_records import read_record
 from files.option_types import VERSION_FILE
@@ -18,6 +19,7 @@ from release.names import is_hub_id, is_plain
 from release.used_quants import SourcePaths
 
 OWN_MAP_PLACE, ASSISTANT_PLACE = "own map", "assistant"  # in the sources of a release
+SOURCE_NAME = "source.txt"  # beside model.json: what make was told to fetch
 OWN_ASSISTANT = "data/demo/assistant"  # the project's
 
 
@@ -49,6 +51,25 @@ def check_assistant_given(sources: SourcePaths) -> None:
         raise InputError(place, f"the assistant of the draft model, digest {known[:DIGITS]}", found[:DIGITS], advice)
 
 
+def is_folder_of(hub_id: str, place: Path) -> bool:
+    """Tell whether a folder is the one that make fetches an assistant of the Hub into."""
+    return is_hub_id(hub_id) and hub_id.replace("/", "-") == place.name
+
+
+def check_hub_ids(settings: Mapping[str, str], model_record: Path | None, assistant: Path | None) -> None:
+    """Raise InputError for a Hub id, as MODEL or DRAFT, of what was not held against the Hub when it was fetched.
+
+    That it was fetched make has from a text file, which anybody can edit.
+    """
+    model, draft = settings.get("MODEL", ""), settings.get("DRAFT", "")
+    if is_hub_id(model) and model_record:
+        digest = read_record(model_record, ModelRecord)["source_sha256"]
+        again = f"remove {model_record.with_name(SOURCE_NAME)}, so that it is fetched again"
+        check_fetched(model_record, model, str(digest), again)
+    if assistant and is_folder_of(draft, assistant):
+        check_fetched(assistant, draft, source_digest(assistant), "fetch it again (REPLACE=draft)")
+
+
 def draft_place(given: str, sources: SourcePaths) -> str | None:
     """Return how a card says where a draft model is from, None where it was not made of what is given.
 
@@ -59,6 +80,6 @@ def draft_place(given: str, sources: SourcePaths) -> str | None:
     name, own = place.resolve().name, VERSION_FILE.parent / OWN_ASSISTANT
     if given == OWN_ASSISTANT and own.is_dir() and source_digest(own) == draft_digest(sources):
         return given
-    if is_hub_id(given) and given.replace("/", "-") == name:
+    if is_folder_of(given, place.resolve()):
         return given
     return name if Path(given).name == name and is_plain(name) else None

@@ -120,7 +120,9 @@ def main() -> None:
     args = parser.parse_args()
     made, counts, begin = made_artefacts(args.folder / "artefacts"), {}, time.monotonic()
     workshop = Workshop(made, args.folder / f"case-{os.getpid()}")
-    with open(args.failures or args.folder / "failures.jsonl", "w") as file:
+    failures = args.failures or args.folder / "failures.jsonl"
+    failures.unlink(missing_ok=True)  # not through a link
+    with open(failures, "w") as file:
         wanted = {"all": (True, False), "quick": (True,), "slow": (False,)}[args.speed]
         for command in (each for each in COMMANDS if args.only in each.title and each.quick in wanted):
             counts[command.title] = Counter()

@@ -248,5 +248,5 @@ class Downloads(Handler):
 
 def listed(name: str, content: bytes) -> dict:
     """Return a file as the Hub lists it."""
-    digest = hashlib.sha256(content).hexdigest()
-    return {"type": "file", "path": name, "oid": digest[:40], "size": len(content)}
+    blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+    return {"type": "file", "path": name, "oid": blob, "size": len(content)}

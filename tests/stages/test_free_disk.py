@@ -65,12 +65,22 @@ def test_an_outline_is_sealed_for_the_file_of_a_record_alone(f16: Path, refusal)
         check_outline(outline)
 
 
-def test_a_file_that_cannot_be_copied_leaves_no_outline(tmp_path: Path) -> None:
+def test_an_outline_takes_nothing_along_that_is_not_the_checkpoint_s(tmp_path: Path) -> None:
+    """The key of the seals came into a build folder through a link in a folder of the checkpoint."""
     model = Path(shutil.copytree(DEMO / "model", tmp_path / "model"))
+    (tmp_path / "key").write_text("secret")
+    (model / "x/full").mkdir(parents=True)
+    (model / "x/full/checkpoint").symlink_to(tmp_path / "key")
     (model / "extra.bin").symlink_to("nothing")
-    with pytest.raises(InputError, match="extra.bin: expected a file that can be copied"):
-        write_checkpoint_outline(model, tmp_path / "outline")
-    assert not (tmp_path / "outline").exists()
+    write_checkpoint_outline(model, tmp_path / "outline")
+    assert {path.name for path in (tmp_path / "outline").iterdir()} == {path.name for path in model.iterdir()} - {
+        "x",
+        "extra.bin",
+    }
+    (model / "LICENSE").symlink_to(tmp_path / "key")
+    with pytest.raises(InputError, match="LICENSE: expected a file of the checkpoint, found a link to"):
+        write_checkpoint_outline(model, tmp_path / "another")
+    assert not (tmp_path / "another").exists()
 
 
 def test_a_file_that_is_not_that_of_its_record_stays(f16: Path, refusal) -> None:
