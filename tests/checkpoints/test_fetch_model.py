@@ -1,12 +1,17 @@
 """A model is known by its digests: the same one from another place passes, another one is refused or replaced."""
 
+import os
 import shutil
 
 import fetch_model
+from calls import as_command
 from checkpoints.checkpoint import source_digest
-from checkpoints.model_record import ModelRecord
+from checkpoints.model_record import ModelRecord, seal_fetched
 from conftest import DEMO
+from files.input_errors import InputError
 from files.json_records import read_json, read_record
+from files.seals import MARKER
+from release.given_places import check_hub_ids
 from servers.hub_server import Downloads, Hub
 
 import pytest
@@ -91,6 +96,47 @@ def test_a_model_is_known_by_all_its_bytes(fetched, script, tiny_text_model, tmp
         hub.shutdown()
     record = read_record(tmp_path / "model.json", ModelRecord)
     assert record["source_sha256"] == digest == source_digest(tmp_path / "checkpoint")
+
+
+def test_a_download_is_held_against_the_hub_and_sealed_so(script, refused, tiny_text_model, tmp_path, monkeypatch):
+    """What lies there already counts as downloaded, by a note and a time beside it that anybody can write."""
+    monkeypatch.setenv("SEAL_KEY", str(tmp_path / "seal.key"))
+    full = tmp_path / "build/m/full"
+    full.mkdir(parents=True)
+    (tmp_path / "build" / MARKER).touch()
+    with Hub() as hub:
+        hub.RequestHandlerClass = Downloads
+        files = {path.name: {"content": path.read_bytes()} for path in tiny_text_model.iterdir()}
+        hub.repositories["google/a-model"] = files
+        here = {"HF_HUB_OFFLINE": 0, "HF_ENDPOINT": hub.url, "HF_HOME": tmp_path / "home", "HF_HUB_DISABLE_XET": 1}
+        asked = ("fetch_model.py", *arguments("google/a-model", full))
+        assert script(*asked, **here).returncode == 0, hub.requests
+        check_hub_ids({"MODEL": "google/a-model"}, full / "model.json", None)
+        check_hub_ids({"MODEL": "a-folder"}, full / "model.json", None)
+        with pytest.raises(InputError, match="expected that of google/another, held against the Hub, found no"):
+            check_hub_ids({"MODEL": "google/another"}, full / "model.json", None)
+        assert script(*asked, **here).returncode == 0
+        edited = full / "checkpoint/config.json"
+        times, content = edited.stat(), edited.read_bytes()
+        edited.write_bytes(content.replace(b"\n", b" ", 1))
+        os.utime(edited, ns=(times.st_atime_ns, times.st_mtime_ns))
+        refused(script(*asked, **here), "config.json: expected the file of google/a-model on the Hub, found another")
+        edited.write_bytes(content)
+        (full / "checkpoint/LICENSE").write_text("MIT")
+        refused(script(*asked, **here), "LICENSE: expected the file of google/a-model on the Hub, found a file that is")
+        hub.shutdown()
+
+
+def test_an_assistant_of_the_hub_is_sealed_by_its_folder(demo_model, tmp_path, monkeypatch):
+    monkeypatch.setenv("SEAL_KEY", str(tmp_path / "seal.key"))
+    assistant = shutil.copytree(DEMO / "assistant", tmp_path / "build/m/full/assistants/google-helper")
+    (tmp_path / "build" / MARKER).touch()
+    with pytest.raises(InputError, match="google-helper: expected that of google/helper, held against the Hub"):
+        check_hub_ids({"DRAFT": "google/helper"}, None, assistant)
+    check_hub_ids({"DRAFT": "models/helper"}, None, assistant)  # another folder's name: given as a path
+    with as_command("fetch_model"):
+        seal_fetched(assistant, "google/helper", source_digest(assistant))
+    check_hub_ids({"DRAFT": "google/helper"}, None, assistant)
 
 
 def test_another_model_is_no_assistant(demo_model, tmp_path, refusal):
