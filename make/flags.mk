@@ -19,9 +19,10 @@ PAGE := $(call code,build_report,choice files findings ggufs loops losses page q
   $(wildcard scripts/page/page.*)
 
 # ---- fetch and analyse
-# The model is looked at again when it is named otherwise, its link leads nowhere, or its files are newer.
+# The model is looked at again when it is named otherwise, its link leads nowhere or elsewhere, or its files are newer.
 NEW_MODEL := $(call again,model) $(if $(filter-out $(file <$(MODEL_SOURCE)),$(MODEL)),FORCE) \
-  $(if $(wildcard $(FULL)/checkpoint/config.json),,FORCE)
+  $(if $(wildcard $(FULL)/checkpoint/config.json),,FORCE) \
+  $(if $(wildcard $(MODEL)/config.json),$(if $(filter $(realpath $(MODEL)),$(realpath $(FULL)/checkpoint)),,FORCE))
 MODEL_FILES := $(call check_files,$(MODEL),$(wildcard \
   $(MODEL)/config.json $(MODEL)/*.safetensors $(MODEL)/*.safetensors.index.json))
 ANALYZE := $(PYTHON) scripts/teacher_force_analysis.py

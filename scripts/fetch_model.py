@@ -96,8 +96,8 @@ def fetch(model: str, output: Path, check: Callable[[Path], dict]) -> dict:
 def keep_record(path: Path, model: str, directory: Path, found: dict, replace: bool) -> str | None:
     """Write the record of a model; unless `replace`, raise InputError when there is one and it is of another model.
 
-    directory: where the model lies. found: what `check_model_directory` says of it. Returns its `source_digest` where
-    it was taken.
+    directory: where the model lies. found: what `check_model_directory` says of it. Returns its `source_digest`, None
+    where an older record has none.
     """
     if replace or not path.exists():
         # All bytes: an edit between the samples of the weights, or of a tokenizer, would pass for this model.
@@ -105,7 +105,8 @@ def keep_record(path: Path, model: str, directory: Path, found: dict, replace: b
         write_record(path, found | {"source_sha256": digest}, ModelRecord)
         return digest
     known = read_record(path, ModelRecord)
-    for key in ("weights_sha256", "config_sha256"):
+    found = {**found, "source_sha256": source_digest(directory) if known["source_sha256"] else None}
+    for key in ("weights_sha256", "config_sha256", "source_sha256"):
         if known[key] != found[key]:
             raise InputError(
                 path,
@@ -113,7 +114,7 @@ def keep_record(path: Path, model: str, directory: Path, found: dict, replace: b
                 f"those of another model ({known[key][:SHOWN_DIGITS]})",
                 "choose another NAME, or add REPLACE=model to make all of it again",
             )
-    return None
+    return found["source_sha256"]
 
 
 def check_link_place(target: Path) -> None:

@@ -65,7 +65,9 @@ def active_losses(
     """Return the losses per token of every number but the own; what the cache holds is not computed again."""
     found, tokens = {}, int(chats.counts["all"].sum())
     with ExitStack() as stack:
-        folder = stack.enter_context(RunState(results_folder(args.cache, "active", inputs), inputs)).directory
+        folder = stack.enter_context(
+            RunState(results_folder(args.cache, "active", inputs), inputs, waits=True)
+        ).directory
         missing = missing_texts(folder, OWN, chats.texts)
         require_disk_space(folder, stored_bytes(args.gguf, [chats.texts[number] for number in missing]))
         reference = {OWN: StoredLogits(args.gguf, tools, chats.texts, folder, args, OWN)}

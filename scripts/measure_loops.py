@@ -84,7 +84,7 @@ def answers_of_file(
     """Return all answers of one file; those that are recorded are not asked again."""
     folder, own = answers_folder(args.answers, inputs, sha256)
     asked = asked_in_order(prompts, args.seed, args.seeds)
-    with RunState(folder, own):
+    with RunState(folder, own, waits=True):
         if args.again:
             remove(folder / ANSWERS_NAME)
         (resume_run if is_begun(folder) else begin_run)(folder)

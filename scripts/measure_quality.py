@@ -168,7 +168,7 @@ def measure_files(
     with ExitStack() as stack:
         folders = {}
         for name, values in depends.items():
-            state = RunState(results_folder(args.cache, name, values), values)
+            state = RunState(results_folder(args.cache, name, values), values, waits=True)
             folders[name] = stack.enter_context(state).directory
         plan_room(args, folders, chats)
         references = {

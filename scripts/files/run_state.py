@@ -48,12 +48,13 @@ def _value_in_words(key: str, value: object) -> str:
 class RunState:
     """The directory that holds a running command's finished work."""
 
-    def __init__(self, directory: Path, inputs: dict, owner: bool = True) -> None:
+    def __init__(self, directory: Path, inputs: dict, owner: bool = True, waits: bool = False) -> None:
         """Open or create the state of `inputs`; of several processes one is the owner and locks it.
 
-        Raises InputError when the directory holds a state of other inputs, or something else, or is in use.
+        waits: for another run that has it, whose work stays there for this one. Raises InputError when the directory
+        holds a state of other inputs, or something else, or is in use.
         """
-        self.directory, self.inputs = directory, inputs
+        self.directory, self.inputs, self.waits = directory, inputs, waits
         self.locks = ExitStack()
         try:
             if owner:
@@ -77,7 +78,7 @@ class RunState:
         if self._is_something_else():
             raise InputError(self.directory, "the state of an earlier run, or nothing", "something else")
         # Steps that make other files may share a state, so the lock of a step is not enough.
-        self.locks.enter_context(only_writer(self.directory))
+        self.locks.enter_context(only_writer(self.directory, self.waits))
         self.locks.enter_context(only_host(self.directory))
         self.directory.mkdir(parents=True, exist_ok=True)
         if path.exists():

@@ -268,8 +268,8 @@ def _same_file(one: Path, other: Path) -> bool:
 
 
 @contextmanager
-def only_writer(path: Path) -> Iterator[None]:
-    """Hold a lock on writing `path`; raise InputError when another run on this machine has it.
+def only_writer(path: Path, waits: bool = False) -> Iterator[None]:
+    """Hold a lock on writing `path`; raise InputError when another run on this machine has it, or wait for its end.
 
     The kernel drops the lock when the process ends, also by a kill, so no stale lock can stop the next run. Other hosts
     are kept out by files/host_locks.py, for a whole step of make.
@@ -288,7 +288,10 @@ def only_writer(path: Path) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise InputError(path, "an output that no other run is writing", "one that is being written") from error
+            if not waits:
+                raise InputError(path, "an output that no other run is writing", "one that is being written") from error
+            print(f"{path}: another run makes it; waiting", flush=True)
+            fcntl.flock(handle, fcntl.LOCK_EX)
         except OSError as error:
             found = f"one without ({error.strerror})"
             raise InputError(directory, "a file system with locks", found, "set TMPDIR to another") from error

@@ -11,7 +11,6 @@ transpositions, stacks), the order of the two steps does not matter: values are 
 piece by piece. float32 holds every bf16, so both ways round once. Any other tensor is made as the converter makes it.
 """
 
-import gc
 import hashlib
 import queue
 import sys
@@ -20,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 if __name__ == "__main__":
-    gc.disable()  # until all is imported, see files/command_start.py
+    sys.path.append(str(Path(__file__).resolve().parents[1]))  # last: no room takes the place of a library
+    import files.command_start  # noqa: F401 - before numpy and torch, whose import takes a second
 
 import numpy as np
 import torch

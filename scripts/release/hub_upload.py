@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from files.byte_ranges import COPY_BYTES
+from files.hub_client import open_session, own_token
 from files.input_errors import InputError, sha256_file
 from files.seals import file_state
 from release.manifest import DIGITS, EDITED, MANIFEST
 
 import httpx2
-from huggingface_hub import CommitOperationAdd, HfApi, constants, get_token
+from huggingface_hub import CommitOperationAdd, HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
 from huggingface_hub.utils import disable_progress_bars, logging
 
@@ -65,7 +66,7 @@ def be_quiet() -> None:
 
 def token_of(needed: bool) -> str | None:
     """Return the user's token; raise InputError when it is needed and there is none. It is never printed or written."""
-    token = get_token()
+    token = own_token()
     if needed and not token:
         raise InputError("token", "one in HF_TOKEN or from `hf auth login`", "none")
     return token
@@ -86,6 +87,7 @@ def one_line(repo: str) -> Iterator[None]:
 
     A server's text may repeat the request, token included.
     """
+    open_session()
     try:
         yield
     except InputError:
@@ -99,7 +101,7 @@ def one_line(repo: str) -> Iterator[None]:
             raise InputError(constants.ENDPOINT, "a server that answers", type(broken).__name__, GO_ON) from None
         if isinstance(error, (ValueError, RuntimeError, TypeError, LookupError, AttributeError)):  # also odd answers
             # A NUL byte is in no message: without a token nothing is replaced.
-            words = " ".join(str(error).split()).replace(get_token() or "\0", "...")
+            words = " ".join(str(error).split()).replace(own_token() or "\0", "...")
             raise InputError(repo, "an upload that the Hub accepts", words[:200]) from None
         raise
 

@@ -12,12 +12,13 @@ from typing import TypeVar
 
 from chats.questions import GPQA_DATASET, GPQA_FILE
 from files.deadline import CHECK_SECONDS, TimeOver, within
-from files.input_errors import InputError, printable, reason_of
+from files.hub_client import open_session, own_token
+from files.input_errors import InputError, reason_of
 from files.tokenizer_names import TOKENIZER_FILES
 from stages.checks import FAIL, OK, WARN, Check
 
 import httpx2
-from huggingface_hub import HfApi, constants, get_hf_file_metadata, get_token, hf_hub_url
+from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_url
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -27,7 +28,6 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 from huggingface_hub.hf_api import ModelInfo
-from huggingface_hub.utils import get_session
 
 SECONDS_TO_ANSWER = 6.0  # and from one byte to the next
 NETWORK, PERMISSION, ABSENT, SERVER = "network fault", "no permission", "not there", "server fault"
@@ -42,6 +42,7 @@ Answer = TypeVar("Answer")
 @contextmanager
 def downloading(what: str, expected: str, advice: str = "") -> Iterator[None]:
     """Raise InputError for whatever the Hub's client raises at an answer; a full disk and the like pass as they are."""
+    open_session()
     try:
         yield
     except Exception as error:  # a server that is no Hub makes the client raise anything
@@ -108,7 +109,7 @@ class Hub:
     """The Hub as the user's token sees it."""
 
     def __init__(self) -> None:
-        self.token = get_token()
+        self.token = own_token()
         self.unreachable: Fault | None = None
 
     def ask(self, request: Callable[[], Answer]) -> Answer | Fault:
@@ -124,7 +125,10 @@ class Hub:
         return answer
 
     def _answer(self, request: Callable[[], Answer]) -> Answer | Fault:
-        get_session().timeout = httpx2.Timeout(SECONDS_TO_ANSWER)  # huggingface_hub's own client waits for ever
+        try:
+            open_session().timeout = httpx2.Timeout(SECONDS_TO_ANSWER)  # huggingface_hub's own client waits for ever
+        except InputError as error:
+            return Fault(NETWORK, str(error))
         try:
             return request()
         except (HfHubHTTPError, httpx2.HTTPError, OfflineModeIsEnabled) as error:
@@ -162,8 +166,7 @@ def check_token(hub: Hub) -> Check:
         return Check(WARN, "Hub token", "none", f"gated models and GPQA need one: {LOG_IN}")
     answer = hub.ask(lambda: HfApi().whoami(token=hub.token))
     if not isinstance(answer, Fault):
-        name = answer.get("name") if isinstance(answer, dict) else None
-        return Check(OK, "Hub token", f"that of {printable(str(name or 'a user without a name'))}")
+        return Check(OK, "Hub token", "the Hub takes it")  # whose it is would stand in a log
     if answer.kind == NETWORK:
         return Check(FAIL, "Hub token", answer.words, "check the network or HF_ENDPOINT; a token would not help")
     return Check(FAIL, "Hub token", answer.words, LOG_IN)

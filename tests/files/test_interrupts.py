@@ -23,9 +23,10 @@ def slow_import(tmp_path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(tmp_path)}
 
 
-def test_ctrl_c_during_imports_shows_no_stack(slow_import):
+@pytest.mark.parametrize("command", ["plot_expert_stats.py", "llama/convert_streamed.py"])
+def test_ctrl_c_during_imports_shows_no_stack(slow_import, command):
     process = subprocess.Popen(
-        [sys.executable, REPO / "scripts/plot_expert_stats.py", "--help"],
+        [sys.executable, REPO / "scripts" / command, "--help"],
         env=slow_import,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

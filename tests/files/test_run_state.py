@@ -1,5 +1,7 @@
 """The state of a long run: taken up by the same inputs, refused with others, with one owner at a time."""
 
+import threading
+
 from files.input_errors import InputError
 from files.run_state import RunState, difference_in_words
 from files.safe_files import partial_file
@@ -37,6 +39,25 @@ def test_a_state_has_one_owner(tmp_path):
         RunState(tmp_path / "state", INPUTS, owner=False)
         with pytest.raises(InputError, match="a run with model"):  # one of the files changed while it read them
             RunState(tmp_path / "state", {**INPUTS, "model": "b"}, owner=False)
+
+
+def test_what_several_runs_share_is_waited_for(tmp_path, capsys):
+    """Two variants of a model at once: hours of logits that both need."""
+    waiting, entered = threading.Event(), threading.Event()
+
+    def second() -> None:
+        waiting.set()
+        with RunState(tmp_path / "state", INPUTS, waits=True) as state:
+            entered.set()
+            assert (state.directory / "work").exists()
+
+    thread = threading.Thread(target=second)
+    with RunState(tmp_path / "state", INPUTS) as state:
+        thread.start()
+        assert waiting.wait(10) and not entered.wait(0.5)
+        (state.directory / "work").write_text("")
+    thread.join(10)
+    assert entered.is_set() and "state: another run makes it; waiting" in capsys.readouterr().out
 
 
 def test_what_no_run_left_is_not_touched(tmp_path):

@@ -126,7 +126,7 @@ def test_with_a_token_and_access_all_of_the_hub_is_ok(from_hub, hub):
     assert from_hub(FROM_HUB, hub.url, TOKEN)[2]["licence"] == (
         "ok apache-2.0 (https://example.org/terms) (by its card on the Hub)"
     )
-    assert found["Hub token"] == "ok that of me" and found["model"] == f"ok {MODEL} can be downloaded"
+    assert found["Hub token"] == "ok the Hub takes it" and found["model"] == f"ok {MODEL} can be downloaded"
     assert found["GPQA"].startswith("ok") and "after the download" in found["tokenizer"]
     assert "0.0000 GiB for the whole run (an estimate" in found["disk"]
     assert all(request.split()[0] in ("GET", "HEAD") for request in hub.requests)  # nothing is sent or fetched
