@@ -312,6 +312,18 @@ def test_a_moved_copied_or_renamed_model_goes_on_and_another_one_is_refused(
     assert refused.returncode != 0 and "those of another model" in refused.stderr and "REPLACE=model" in refused.stderr
     link = build_of(copied) / "tiny/full/checkpoint"
     assert link.resolve() == moved.resolve()  # the refused model did not take its place
+    # Nor by a text file that says that it was taken, nor with one bit between the samples of a digest.
+    source, other = link.with_name("source.txt"), shutil.copytree(moved, tmp_path / "other")
+    shard = min(other.glob("*.safetensors"))
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1
+    shard.write_bytes(content)
+    for model in (demo_model, other):
+        times = source.stat()
+        source.write_text(f"{model}\n")
+        os.utime(source, ns=(times.st_atime_ns, times.st_mtime_ns))
+        refused = make("release", *copied, f"MODEL={model}")
+        assert refused.returncode != 0 and "those of another model" in refused.stderr, refused.stderr
 
 
 def test_a_replaced_evaluation_is_made_again_and_nothing_else(copied):
