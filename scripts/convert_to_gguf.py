@@ -15,6 +15,7 @@ names the same checkpoint, name, type and tools is left as it is.
 """
 
 import argparse
+import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -83,14 +84,15 @@ def convert(
     shape: Shape,
     names: list[str],
 ) -> dict:
-    """Convert, check and load; partial: the output, as yet under another name; return its size and sha256."""
+    """Convert, check and load; partial: the output, as yet under another name; return what its record says of it."""
     sha256 = convert_streamed(llama_cpp, args.model, args.name, partial, args.outtype)
     # Under its final name a later step would take the file for a good one.
     header, layers = read_header(partial), text_config(config)["num_hidden_layers"]
     check_converted(args.output, header, layers, family, shape, names)
     check_vocabulary(args.model, header)
     check_loads(partial, llama_cpp, args.output)
-    return {"bytes": partial.stat().st_size, "sha256": sha256}
+    size, weights = partial.stat().st_size, sum(math.prod(tensor.dims) for tensor in header.tensors)
+    return {"bytes": size, "sha256": sha256, "parameters": weights, "bits_per_weight": round(8 * size / weights, 3)}
 
 
 def write_conversion_record(output: Path, partial: Path, model: Path, content: dict, was_removed: bool) -> None:

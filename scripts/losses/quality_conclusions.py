@@ -9,13 +9,13 @@ pruning loss does not hide small differences.
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from losses.quality_record import LOSSES, SIGNIFICANT_ERRORS, SMALLER, verdict_of
+from losses.quality_record import LOSSES, SIGNIFICANT_ERRORS, SMALLER, STANDARD, verdict_of
 from scoring.paired_statistics import mean_and_error
 
 import numpy as np
 
-# Kinds, also the keys of the palette.
-STANDARD, CONTRIB, TARGET, PADDED = "standard", "ContribDynamic", "target size", "padded"
+# Kinds beside STANDARD, also the keys of the palette.
+CONTRIB, TARGET, PADDED = "ContribDynamic", "target size", "padded"
 KINDS = {"CD-": CONTRIB, "AUTO-": TARGET, "PAD-": PADDED}
 EXPERTS_ONLY = " (experts only)"
 NO_IMATRIX = " (no imatrix)"

@@ -5,8 +5,8 @@ from pathlib import Path
 from files.display import KIND_COLORS
 from files.pictures import DOTS_PER_INCH, SMALLEST_POINTS, WIDTH_INCHES, in_plain_digits, plt, save_picture
 from files.safe_files import GIB
-from losses.quality_conclusions import CONTRIB, PADDED, STANDARD, TARGET, Measured, line_of
-from losses.quality_record import LOSSES
+from losses.quality_conclusions import CONTRIB, PADDED, TARGET, Measured, line_of
+from losses.quality_record import LOSSES, STANDARD
 
 import numpy as np
 from matplotlib.patheffects import withStroke

@@ -1,6 +1,7 @@
 """quality.json, the record of measure_quality.py: what pruning and each quant cost, and the conclusions."""
 
 import math
+from collections.abc import Iterable
 from typing import Annotated, ClassVar, Self
 
 from files.json_records import Count, Fields, Positive, Record, Sha256, require
@@ -13,6 +14,7 @@ BETTER, WORSE = "better", "worse"  # verdicts on a file beside the line of the s
 NO_DIFFERENCE, SMALLER = "no significant difference", "smaller than any standard quant"
 MOST_NATS = 1e6  # of a loss: the logarithm of no float32 is near that
 ROUNDING = 1e-9  # of differences of KLDs, taken in another order
+STANDARD = "standard"  # kind of llama.cpp's own quants, which make the line
 LOSSES = ("total", "quantisation")  # what files are compared by; the pruning loss is the same for all
 
 
@@ -86,11 +88,26 @@ def check_conclusion(loss: str, found: dict, files: dict[str, MeasuredFile]) -> 
     for key, kind in (("line", list), ("dominated", dict), ("verdicts", dict)):
         require(isinstance(found.get(key), kind), f"{place}.{key}")
         require(all(label in files for label in map(str, found[key])), f"{place}.{key} of measured files")
+    standard = [file for file in files.values() if file.kind == STANDARD and file.kld(loss) > 0]
+    line = {file.label for file in standard if not is_dominated(file, standard, loss)}
+    others = {file.label for file in files.values() if file.kind != STANDARD} if line else set()
+    dominated = {file.label for file in files.values() if is_dominated(file, files.values(), loss)}
+    for key, labels in (("line", line), ("verdicts", others), ("dominated", dominated)):
+        require(set(found[key]) == labels, f"{place}.{key} of {', '.join(sorted(labels)) or 'no file'}")
     for key, other in (("dominated", "by"), ("verdicts", "nearest")):
         for label, entry in found[key].items():
             require(isinstance(entry, dict), f"{place}.{key}.{label} of named values")
             if key == "dominated" or other in entry:
                 check_difference(f"{place}.{key}.{label}", entry, files[label], files.get(str(entry.get(other))), loss)
+
+
+def is_dominated(file: MeasuredFile, others: Iterable[MeasuredFile], loss: str) -> bool:
+    """Tell whether another file is no larger, no worse, and not equal in both (quality_conclusions.py)."""
+    own = (file.bytes, file.kld(loss))
+    return any(
+        other.bytes <= own[0] and other.kld(loss) <= own[1] and (other.bytes, other.kld(loss)) != own
+        for other in others
+    )
 
 
 def check_difference(place: str, entry: dict, one: MeasuredFile, other: MeasuredFile | None, loss: str) -> None:

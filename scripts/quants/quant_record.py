@@ -22,6 +22,12 @@ COPIED = ("F16", "BF16", "F32")  # no tool makes these: they are links to their 
 ONE_BUILD = "give every host the same LLAMA_CPP, and build the file again with REPLACE=quants"
 
 
+def check_bits(size: int, parameters: int, bits_per_weight: float) -> None:
+    """Raise ValueError for bits per weight that are not those of size and weights; three decimals are kept."""
+    bits = 8 * size / parameters
+    require(abs(bits_per_weight - bits) <= BITS_ROUNDING, f"bits_per_weight = 8 x bytes / parameters = {bits:.3f}")
+
+
 class QuantRecord(FileRecord):
     """A quant: recipe, tool, inputs, and what came out.
 
@@ -63,26 +69,33 @@ class QuantRecord(FileRecord):
 
     @model_validator(mode="after")
     def size_of_weights(self) -> Self:
-        """Refuse bits per weight that are not those of size and weights; three decimals are kept."""
-        bits = 8 * self.bytes / self.parameters
-        require(
-            abs(self.bits_per_weight - bits) <= BITS_ROUNDING, f"bits_per_weight = 8 x bytes / parameters = {bits:.3f}"
-        )
+        """Refuse bits per weight that are not those of size and weights."""
+        check_bits(self.bytes, self.parameters, self.bits_per_weight)
         return self
 
 
 class ConversionRecord(FileRecord):
     """A converted checkpoint; source_sha256: over the sha256 of every file of it that a converter may read.
 
-    weights_sha256: as expert_drop_metadata.json has it of the full model; older records have none.
+    weights_sha256: as expert_drop_metadata.json has it of the full model; older records have none of the last three.
     """
 
     what: ClassVar[str] = "a record of convert_to_gguf.py"
     name: str
     outtype: str
     source_sha256: Sha256
-    weights_sha256: Sha256 | None = None
     llama_cpp: str
+    weights_sha256: Sha256 | None = None
+    parameters: Positive | None = None
+    bits_per_weight: Annotated[float, Field(gt=0)] | None = None
+
+    @model_validator(mode="after")
+    def size_of_weights(self) -> Self:
+        """Refuse bits per weight that are not those of size and weights, and one of them without the other."""
+        require((self.parameters is None) == (self.bits_per_weight is None), "parameters with bits_per_weight")
+        if self.parameters and self.bits_per_weight:
+            check_bits(self.bytes, self.parameters, self.bits_per_weight)
+        return self
 
 
 class MmprojRecord(FileRecord):

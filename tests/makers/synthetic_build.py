@@ -266,6 +266,8 @@ def write_made_up_records(folder: Path, questions: int, experts: int, keep: int)
         "source_sha256": "8" * 64,
         "llama_cpp": LLAMA_CPP,
         "bytes": 40_000_000_000,
+        "parameters": 20_000_000_000,
+        "bits_per_weight": 16.0,
         "sha256": F16_SHA256,
     }
     write_record(folder / "pruned-F16.gguf.json", conversion, ConversionRecord)
