@@ -43,10 +43,11 @@ none_of 'names without blanks and signs that make or the shell act on' 'give it 
 
 # A step writes, moves, removes and copies through a link, and where one leads can change as others are made anew. One
 # to a full model's checkpoint is made by a step, and no step writes there, unless the pruned model's folder is there.
-# Below this model's folder there is one; other folders may be builds of their own.
+# Below this model's folder there is one; other folders may be builds of their own, with a marker of their own.
 name=${pruned#"$build"}
 name=${name#/}
 name=${name%%/*}
+none_of 'no marker of another build' 'remove it' -path "$build/$name/*" -name .built-by-this-project
 while IFS= read -rd '' link; do
   place=${link#"$build"}
   place=${place#/}

@@ -55,6 +55,7 @@ RULES = $(call must_be,SCORED KEEP_F16 UPLOAD SEALS,^(yes|no)$$,yes or no) \
   $(call must_be,CALIBRATION SPILL DROP_MAP DRAFT LLAMA_CPP MOE_TOOLS_CACHE TASK_DATA TASK_EXAMPLES,^[^[:space:]]*$$,\
     a path without blanks) \
   $(call must_be,SEAL_KEY,^(~/)?[^~[:space:]]*$$,a path without blanks and without ~ but at its beginning) \
+  $(call must_be,FOLDS SAMPLES,^[1-9][0-9]{0$(,)2}$$,a whole number from 1 to 999) \
   $(call must_be,$(COUNTS),^[1-9][0-9]*$$,a whole number above 0) \
   $(call must_be,PROTECT_TOP REASONING_BUDGET SEED GPU_LAYERS MIN_EXPERT_TOKENS,^[0-9]+$$,a whole number) \
   $(call must_be,QUALITY_CHATS,^([1-9][0-9]*)?$$,a whole number above 0$(,) or nothing) \

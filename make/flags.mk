@@ -230,6 +230,7 @@ BUILD_RELEASE = $(PYTHON) scripts/build_release.py --name $(PRUNED_NAME) --base 
   --siblings $(call siblings_of,$(notdir $(@D))) \
   --pictures $(CARD_PICTURES) --questions $(sort $(QUESTIONS) $(EVAL_QUESTIONS) $(DOMAIN_FILES)) \
   --source $(FULL_SOURCE) --model-record $(MODEL_RECORD) --map $(DROP_MAP_FILE) \
+  $(patsubst %/config.json,--given-model %,$(wildcard $(MODEL)/config.json)) \
   $(DROP_MAP:%=--own-map %) $(if $(DRAWN),--statistics $(STATS)) \
   $(call there,--sensitivity,$(SENSITIVITY)) \
   --f16 $(PRUNED_F16).json $(KNOWN_FULL) \

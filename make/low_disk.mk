@@ -9,7 +9,8 @@
 
 OUTLINE := $(FULL)/outline
 # What a release is held against: the weights, or their outline where they have gone.
-FULL_SOURCE = $(if $(shell ls $(OUTLINE)/config.json 2>/dev/null),$(OUTLINE),$(FULL)/checkpoint)
+FULL_SOURCE = $(if $(shell compgen -G '$(FULL)/checkpoint/*.safetensors'),$(FULL)/checkpoint,$(if $(shell \
+  [ -e '$(OUTLINE)/config.json' ] && echo there),$(OUTLINE),$(FULL)/checkpoint))
 
 ifneq ($(filter yes all,$(LOW_DISK)),)
 NEEDS_ALL := verify reproduce quality compare-criteria compare-imatrix compare-cd-scopes findings loops eval-heldout

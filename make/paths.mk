@@ -58,9 +58,10 @@ FULL_SCORED := $(if $(OPENAI),$(MODEL_RECORD),$(call full_quant,$(EVAL_QUANT)))
 PRUNED_SCORED := $(if $(OPENAI),$(METADATA),$(call pruned_quant,$(EVAL_QUANT)))
 scored = $(patsubst %/$(notdir $(METADATA)),%,$(patsubst %/model.json,%/checkpoint,$(1)))
 OTHER_SEED = $(if $(filter-out 42,$(SEED)),-seed$(SEED))
+# $(call numbers,FIRST,HOW MANY); of more than make/checks.mk allows none.
+numbers = $(shell [[ '$(1) $(2)' =~ ^[0-9]{1,18}\ [0-9]{1,3}$$ ]] && seq $(1) $$(($(1) + $(2) - 1)))
 # Of several samples each has a folder of its own.
-SEEDS := $(if $(filter-out 1,$(SAMPLES)),$(shell [[ "$(SEED) $(SAMPLES)" =~ ^[0-9]+\ [0-9]+$$ ]] && \
-  seq $(SEED) $$(($(SEED) + $(SAMPLES) - 1))))
+SEEDS := $(if $(filter-out 1,$(SAMPLES)),$(call numbers,$(SEED),$(SAMPLES)))
 runs_in = $(if $(SEEDS),$(SEEDS:%=$(1)/seed-%/summary.json),$(1)/summary.json)
 # The scores of other tasks than GPQA Diamond stand beside each other. Those of GPQA may have fewer samples, or another
 # name: the page then keeps the last of them.
@@ -87,7 +88,7 @@ HELDOUT := $(PRUNED)/heldout$(OPENAI:%=-%)$(OTHER_TASK:%=-%)$(if $(SEEDS),-sampl
 HELDOUT_GGUF := $(if $(filter F16,$(HELDOUT_QUANT)),$(FULL_F16),$(call full_quant,$(HELDOUT_QUANT)))
 HELDOUT_SOURCE := $(if $(OPENAI),$(MODEL_RECORD),$(HELDOUT_GGUF))
 HELDOUT_FILE := $(if $(OPENAI),checkpoint/$(notdir $(METADATA)),$(PRUNED_NAME)-$(HELDOUT_QUANT).gguf)
-FOLD_NUMBERS := $(shell seq $(FOLDS))
+FOLD_NUMBERS := $(call numbers,1,$(FOLDS))
 HELDOUT_REFERENCE := $(call runs_in,$(HELDOUT)/full)
 HELDOUT_SUMMARY := $(call runs_in,$(HELDOUT))
 HELDOUT_SCORES := $(HELDOUT)/scores.md

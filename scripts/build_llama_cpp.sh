@@ -140,7 +140,8 @@ case ${1:-} in
   '')
     if [ ! -f "$entry/llama_cpp.json" ]; then
       mkdir -p "$CACHE"
-      exec 9>"$entry.lock"
+      (umask 077; : >>"$entry.lock"; chmod 600 "$entry.lock") # whoever can open it could hold it for ever
+      exec 9>>"$entry.lock"
       flock 9
       if [ ! -f "$entry/llama_cpp.json" ]; then build "$entry"; fi
     fi ;;

@@ -63,7 +63,7 @@ from quants.quant_record import MmprojRecord, read_whole_gguf, record_path
 from quants.recipes import RECIPES
 from release.gguf_facts import facts_of
 from release.gguf_parts import SPLIT_RECORD, split_gguf
-from release.given_places import ASSISTANT_PLACE, OWN_MAP_PLACE, check_hub_ids
+from release.given_places import ASSISTANT_PLACE, OWN_MAP_PLACE, check_hub_ids, check_model_folder
 from release.given_words import GIVEN_WORDS, hold_given_words
 from release.input_facts import input_facts
 from release.manifest import CHECKPOINT, DYNAMIC, KINDS, MANIFEST, STANDARD, Manifest, file_entries
@@ -320,6 +320,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     source = "checkpoint of the full model, whose small files the pruned one has, and whose card the licence"
     add("--source", type=Path, required=True, help=source)
     add("--model-record", type=Path, help="model.json of fetch_model.py, by which the build knows the full model")
+    add("--given-model", type=Path, help="folder that the full model was taken from, to compare")
     add("--imatrix-record", type=Path, help="record of the imatrix (imatrix.gguf.json), which names its text")
     add("--full-imatrix", type=Path, help="record of the full model's imatrix, which scores of its quants need")
     add("--calibration", type=Path, help="calibration text of the imatrix, in which the questions are looked for")
@@ -406,6 +407,8 @@ def main(argv: list[str] | None = None) -> None:
     source = read_metadata(args.metadata)["source"]
     check_given_words(args, source.get("source_sha256", ""))
     check_hub_ids(dict(args.settings), args.model_record, args.assistant)
+    if args.given_model and args.model_record:
+        check_model_folder(args.model_record, args.given_model)
     made_of = (args.model_record, args.own_map, args.assistant)
     if gone := next((place for place in made_of if place and not place.exists()), None):
         raise InputError(gone, "what the release was made of", "nothing")

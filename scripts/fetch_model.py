@@ -24,6 +24,7 @@ from checkpoints.model_record import ModelRecord, seal_fetched
 from checkpoints.moe_families import expert_tensors, family_of, shape_of
 from choice.drop_metadata import check_full
 from files.deadline import MODEL_SECONDS, within
+from files.hub_client import is_on_hub
 from files.input_errors import InputError, sha256_file
 from files.json_records import read_record
 from files.option_types import command_parser, named_path
@@ -32,8 +33,10 @@ from files.written_records import write_record
 from stages.hub_checks import downloading
 
 from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.hf_api import RepoFile
 
 # No second copy of the weights in another format. The card names the licence.
+HUB_NOTES = ".cache"  # folder in which the Hub's client keeps what it has downloaded
 PATTERNS = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "README.md", "LICEN[CS]E*", "NOTICE*"]
 
 
@@ -49,17 +52,22 @@ def download_model(model_id: str, directory: Path) -> None:
         directory.unlink()
     expected = "a local directory, or a Hub repository that can be reached and read"
 
-    def fetch_snapshot() -> None:
+    def fetch_snapshot() -> dict[str, RepoFile]:
         with downloading(model_id, expected, "for a gated one accept its terms and run `hf auth login`"):
             revision = HfApi().model_info(model_id).sha
             snapshot_download(model_id, revision=revision, local_dir=directory, allow_patterns=PATTERNS)
-            # What lies there already counts as downloaded, by a note beside it that anybody can write.
-            found = HfApi().verify_repo_checksums(model_id, revision=revision, local_dir=directory)
-        for name in [*(entry["path"] for entry in found.mismatches), *found.extra_paths][:1]:
-            kind = "another file" if name not in found.extra_paths else "a file that is not there"
-            raise InputError(directory / name, f"the file of {model_id} on the Hub", kind, "remove it")
+            listed = HfApi().list_repo_tree(model_id, recursive=True, revision=revision)
+            return {entry.path: entry for entry in listed if isinstance(entry, RepoFile)}
 
-    within(MODEL_SECONDS, model_id, fetch_snapshot, "the same command goes on from here", directory)
+    entries = within(MODEL_SECONDS, model_id, fetch_snapshot, "the same command goes on from here", directory)
+    # What lies there already counts as downloaded, by a note beside it that anybody can write.
+    for path in sorted(directory.rglob("*")):
+        name = path.relative_to(directory)
+        if path.is_file() and name.parts[0] != HUB_NOTES:
+            entry = entries.get(name.as_posix())
+            if entry is None or not is_on_hub(path, entry):
+                found = "another file" if entry else "a file that is not there"
+                raise InputError(path, f"the file of {model_id} on the Hub", found, "remove it")
 
 
 def check_model_directory(directory: Path) -> dict:

@@ -34,7 +34,7 @@ from choice.drop_map import DropMap, Shape, criterion_of, read_drop_map, read_ma
 from choice.expert_stats import protected, read_stats
 from files.input_errors import InputError, sha256_file
 from files.option_types import command_parser, output_file, positive, whole_number
-from files.safe_files import check_apart, remove, replace_when_done, run
+from files.safe_files import check_apart, only_writer, remove, replace_when_done, run
 from files.written_records import write_record
 from findings.bf16_norms import bf16_figures
 from findings.domain_drops import domain_drops, dropped_by
@@ -149,6 +149,13 @@ def measure(args: argparse.Namespace, metadata: dict, arrays: dict[str, np.ndarr
     inputs = measured_inputs(args, metadata, device)
     if args.stored:
         return stored(args, metadata, inputs, arrays)
+    # The variants of a model share the file: the second one waits, and finds it made.
+    with only_writer(args.measured.with_name(f"{args.measured.name}.measuring"), waits=True):
+        return measure_once(args, metadata, device, inputs)
+
+
+def measure_once(args: argparse.Namespace, metadata: dict, device: str, inputs: dict) -> Measured:
+    """Return what --measured holds of these inputs; measure it where it does not."""
     directory = state_directory(args.measured, args.spill)
     if args.again:
         remove(directory)

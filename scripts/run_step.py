@@ -32,7 +32,7 @@ from typing import IO, NamedTuple
 
 from files.command_start import die_with_parent, dying_with_parent
 from files.host_locks import lock_path
-from files.input_errors import InputError, no_link, printable, printable_lines
+from files.input_errors import InputError, own_file, printable, printable_lines
 from files.option_types import command_parser, positive
 from files.safe_files import run
 from files.written_records import write_record
@@ -237,10 +237,10 @@ def run_step(args: argparse.Namespace, path: Path, screen: Screen) -> Ended:
     if args.echo:
         print(line, flush=True)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a+b", buffering=0, opener=no_link) as file:  # NFS lends no shared lock on what cannot be read
+    with open(path, "a+b", buffering=0, opener=own_file) as file:  # NFS lends no shared lock on what cannot be read
         # Held while the step works: `make status` sees by it what is running. Some file systems have no locks.
         with suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_SH)
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         log = Log(file)
         log.write(f"\n{time.strftime('%Y-%m-%d %H:%M:%S')} $ {line}\n".encode())
         usage = Usage(args.disk)

@@ -437,3 +437,15 @@ def test_folders_that_another_run_removes_refuse_nothing(tmp_path):
                 assert (done.stdout, done.stderr) == ("", ""), done
         finally:
             os.killpg(racing.pid, signal.SIGKILL)
+
+
+def test_a_marker_below_the_build_folder_is_refused(tmp_path):
+    """What lies in the folder that it marks would be a build of its own, and the rest none: without seals."""
+    (tmp_path / "build/gemma-4-demo/109e").mkdir(parents=True)
+    (tmp_path / "build/.built-by-this-project").touch()
+    (tmp_path / "build/kills").mkdir()
+    (tmp_path / "build/kills/.built-by-this-project").touch()
+    assert make("drop", "-n", f"BUILD={tmp_path}/build").returncode == 0
+    (tmp_path / "build/gemma-4-demo/109e/.built-by-this-project").touch()
+    done = make("drop", "-n", f"BUILD={tmp_path}/build")
+    assert done.returncode != 0 and "expected no marker of another build, found " in done.stderr

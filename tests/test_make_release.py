@@ -324,6 +324,16 @@ def test_a_moved_copied_or_renamed_model_goes_on_and_another_one_is_refused(
         os.utime(source, ns=(times.st_atime_ns, times.st_mtime_ns))
         refused = make("release", *copied, f"MODEL={model}")
         assert refused.returncode != 0 and "those of another model" in refused.stderr, refused.stderr
+    # Nor by a link as make sets it, with a copy of the first model as its outline.
+    shutil.copytree(link, link.with_name("outline"))
+    link.unlink()
+    link.symlink_to(other)
+    for path in other.iterdir():
+        os.utime(path, (1, 1))  # make does not look at older files
+    for manifest in (build_of(copied) / "tiny/12e/release").glob("*/manifest.json"):
+        shutil.rmtree(manifest.parent)
+    refused = make("release", *copied, f"MODEL={other}")
+    assert refused.returncode != 0 and f"{other}: expected the model of" in refused.stderr, refused.stderr
 
 
 def test_a_replaced_evaluation_is_made_again_and_nothing_else(copied):

@@ -295,7 +295,7 @@ def test_flags_of_the_tools_change_where_they_are_built(tmp_path):
         (["analyze", "RECONSTRUCTION=.5"], "a share of the replies such as 0.5, found '.5'"),
         (["loops", "LOOP_QUANTS=Q4_K"], "Q4_K: unknown quant"),
         (["eval", "TASK=gsm8k"], "gsm8k: unknown task; did you mean gsm8k_cot_zeroshot?"),
-        (["eval", "SAMPLES=0"], "SAMPLES: expected a whole number above 0, found '0'"),
+        (["eval", "SAMPLES=0"], "SAMPLES: expected a whole number from 1 to 999, found '0'"),
         (["eval", "TASK=ifeval", "TASK_DATA=nowhere.jsonl"], "nowhere.jsonl: expected a file, found nothing"),
         (["release", "QUESTIONS=data/x.csv", "EVAL_QUESTIONS=x.csv"], "EVAL_QUESTIONS: expected another name than"),
         (["eval-heldout", "TASK=ifeval"], "TASK: expected a task of GPQA with eval-heldout"),

@@ -23,6 +23,8 @@ from urllib.parse import urlsplit
 # oneDNN's products in bf16, TF32 of NVIDIA's libraries, MKL's branches and llama.cpp's options among others.
 FAMILIES = ("LLAMA_", "GGML_", "ONEDNN_", "DNNL_", "CUBLAS_", "NVIDIA_TF32_")
 # The last ends the import of matplotlib if it names no backend; pictures are drawn without a screen anyhow.
+# Of tqdm's, which it reads at its import, only whether there are bars.
+BARS, BARS_OFF = "TQDM_", "TQDM_DISABLE"
 MODES = ("MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "MKL_DEBUG_CPU_TYPE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "MPLBACKEND")
 PLACEMENT = {
     f"LLAMA_ARG_{name}"
@@ -38,7 +40,8 @@ PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 def is_mode(name: str) -> bool:
     """Tell whether a variable of the environment could change a result behind its record's back."""
-    return name in MODES or name.startswith(FAMILIES) and name not in KEPT
+    odd = name.startswith(BARS) and name != BARS_OFF
+    return odd or name in MODES or name.startswith(FAMILIES) and name not in KEPT
 
 
 def without_modes(environment: Mapping[str, str]) -> dict[str, str]:

@@ -115,6 +115,8 @@ def holder_of(lock: Path) -> Holder | None:
             holder = Holder(**json.loads(file.read(HOLDER_CHARACTERS)))
     except FileNotFoundError:
         return None
+    except PermissionError:  # another user's
+        return UNKNOWN
     except (ValueError, TypeError, RecursionError):
         return UNKNOWN
     texts = (holder.host, holder.place, holder.started, holder.since, holder.token)
@@ -135,6 +137,7 @@ def appear(lock: Path, holder: Holder) -> bool:
     """Create a lock, whole, unless there is one; tell whether that was done."""
     draft = lock.with_name(f"{lock.name}.{holder.host}-{holder.token}")
     draft.write_text(json.dumps(asdict(holder)), encoding="utf-8")
+    draft.chmod(0o600)  # a reader could lock it, and so keep it after its process has died
     try:
         os.link(draft, lock)
         return True

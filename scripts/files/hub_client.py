@@ -1,9 +1,14 @@
-"""What the Hub's client takes from the environment before its first request: the token, and proxies."""
+"""What the Hub's client takes from the environment before its first request, and by what the Hub knows a file."""
 
-from files.input_errors import InputError
+import hashlib
+from pathlib import Path
+
+from files.byte_ranges import COPY_BYTES
+from files.input_errors import InputError, sha256_file
 
 import httpx2
 from huggingface_hub import constants, get_token
+from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import get_session
 
 
@@ -26,3 +31,17 @@ def open_session() -> httpx2.Client:
     except (ImportError, ValueError, httpx2.InvalidURL):
         proxy = "proxies as http://HOST:PORT, signs of a password as %2F and the like"
         raise InputError("HTTPS_PROXY, HTTP_PROXY, ALL_PROXY", proxy, "another one") from None
+
+
+def blob_sha1(path: Path) -> str:
+    """Return git's name of a file's content, by which the Hub lists small files."""
+    digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
+    with open(path, "rb") as file:
+        for part in iter(lambda: file.read(COPY_BYTES), b""):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def is_on_hub(path: Path, entry: RepoFile) -> bool:
+    """Tell whether a file has the digest that the Hub lists: sha256 of large ones, of small ones git's sha1."""
+    return sha256_file(path) == entry.lfs.sha256 if entry.lfs else blob_sha1(path) == entry.blob_id

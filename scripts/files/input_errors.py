@@ -7,7 +7,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
@@ -119,6 +119,14 @@ def no_link(path: str, flags: int) -> int:
         raise InputError(path, "a file of one name", f"one of {names} names (hard links)", "copy it to a new file")
     if flags & os.O_TRUNC:
         os.ftruncate(handle, 0)
+    return handle
+
+
+def own_file(path: str, flags: int) -> int:
+    """Open a file as `no_link` does, for its owner alone: whoever can open it could hold its lock for ever."""
+    handle = no_link(path, flags)
+    with suppress(OSError):  # another user's, in a build that several share, or a disk without rights
+        os.fchmod(handle, 0o600)
     return handle
 
 

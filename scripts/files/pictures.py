@@ -3,13 +3,20 @@
 A card or a page shows them SHOWN_PIXELS wide. No text is smaller than SMALLEST_POINTS, which leaves it 10 pixels high.
 """
 
+import importlib.util
+import os
 from math import ceil
 from pathlib import Path
 
 from files.safe_files import replace_when_done
 
-import matplotlib
+# Before the import: a user's own settings would draw other pictures, or end it.
+if found := importlib.util.find_spec("matplotlib"):
+    os.environ["MATPLOTLIBRC"] = str(Path(str(found.origin)).parent / "mpl-data/matplotlibrc")
 
+import matplotlib  # noqa: E402
+
+matplotlib.rcdefaults()  # one in the working directory comes first
 matplotlib.use("Agg")  # before pyplot is imported, which else looks for a screen; a server has none
 from matplotlib import pyplot as plt  # noqa: E402
 from matplotlib.ticker import LogFormatter, LogFormatterMathtext  # noqa: E402

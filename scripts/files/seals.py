@@ -26,7 +26,7 @@ from enum import Enum
 from functools import lru_cache
 from pathlib import Path
 
-from files.input_errors import InputError, check_ends, naming, no_link, read_whole, read_words, sha256_file
+from files.input_errors import InputError, check_ends, naming, own_file, read_whole, read_words, sha256_file
 
 MARKER, LEDGER = ".built-by-this-project", ".seals"
 # What a run computes from, and which evaluation it is. What lies beside such a file counts with that file alone, so
@@ -297,7 +297,7 @@ def key_name(key: bytes) -> str:
 def _append(root: Path, key: bytes, seal: str, place: str, flush: bool) -> None:
     """Append one seal to the ledger; several processes and hosts may at once."""
     check_ends(root / LEDGER)
-    with naming(root / LEDGER), open(root / LEDGER, "ab+", buffering=0, opener=no_link) as file:
+    with naming(root / LEDGER), open(root / LEDGER, "ab+", buffering=0, opener=own_file) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         end = file.seek(0, os.SEEK_END)
         half = end and os.pread(file.fileno(), 1, end - 1) != b"\n"  # what a crash or a full disk has left

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from files.command_start import dying_with_parent
-from files.input_errors import InputError
+from files.input_errors import InputError, own_file
 from files.safe_files import flush_to_disk
 from llama.llama_tools import tools_cache
 
@@ -87,7 +87,7 @@ def runner() -> Path:
     target = tools_cache() / f"go_template-{key}"
     if not target.is_file():
         target.parent.mkdir(parents=True, exist_ok=True)
-        with open(f"{target}.lock", "w") as lock:
+        with open(f"{target}.lock", "ab", opener=own_file) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not target.is_file():  # the one that was waited for may have made it
                 compile_runner(go, target)

@@ -7,11 +7,12 @@ manifest is sealed, and was made while it was there.
 from collections.abc import Mapping
 from pathlib import Path
 
-from checkpoints.checkpoint import source_digest
+from checkpoints.checkpoint import read_files, source_digest
 from checkpoints.model_record import ModelRecord, check_fetched
 from files.input_errors import InputError, sha256_file
-from files.json_records import read_record
+from files.json_records import read_record, sha256_json
 from files.option_types import VERSION_FILE
+from files.seals import Seal, file_state, seal_said, seals_over
 from quants.draft_record import DraftRecord, is_draft
 from quants.quant_record import record_path
 from release.manifest import DIGITS
@@ -19,6 +20,7 @@ from release.names import is_hub_id, is_plain
 from release.used_quants import SourcePaths
 
 OWN_MAP_PLACE, ASSISTANT_PLACE = "own map", "assistant"  # in the sources of a release
+READ = "read as a folder in the state {}"
 SOURCE_NAME = "source.txt"  # beside model.json: what make was told to fetch
 OWN_ASSISTANT = "data/demo/assistant"  # the project's
 
@@ -68,6 +70,29 @@ def check_hub_ids(settings: Mapping[str, str], model_record: Path | None, assist
         check_fetched(model_record, model, str(digest), again)
     if assistant and is_folder_of(draft, assistant):
         check_fetched(assistant, draft, source_digest(assistant), "fetch it again (REPLACE=draft)")
+
+
+def check_model_folder(record: Path, model: Path) -> None:
+    """Raise InputError for another model than that of the record; model: the folder that a user gives as MODEL.
+
+    make goes by a link and a text file in the build folder. All bytes are read, but for a folder that was read before
+    and that nobody has touched since. Of weights that have gone (LOW_DISK=all) nothing is known but the config.
+    """
+    known, files = read_record(record, ModelRecord), read_files(model)
+    advice = "give that one as MODEL, or make all of it again of this one (REPLACE=model)"
+    if not any(path.suffix == ".safetensors" for _, path in files):
+        if (found := sha256_file(model / "config.json")) != known["config_sha256"]:
+            raise InputError(
+                model, f"the model of {record}, config {known['config_sha256'][:DIGITS]}", found[:DIGITS], advice
+            )
+        return
+    state, digest = sha256_json([[name, *file_state(path)] for name, path in files]), str(known["source_sha256"])
+    seals = seals_over(record)
+    if seals and seals.of_said(record, digest, READ.format(state)) == Seal.VALID:
+        return
+    if (found := source_digest(model)) != digest:
+        raise InputError(model, f"the model of {record}, digest {digest[:DIGITS]}", found[:DIGITS], advice)
+    seal_said(record, digest, READ.format(state))
 
 
 def draft_place(given: str, sources: SourcePaths) -> str | None:

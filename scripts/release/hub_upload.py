@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from files.byte_ranges import COPY_BYTES
-from files.hub_client import open_session, own_token
+from files.hub_client import blob_sha1, open_session, own_token
 from files.input_errors import InputError, sha256_file
 from files.seals import file_state
 from release.manifest import DIGITS, EDITED, MANIFEST
@@ -104,15 +103,6 @@ def one_line(repo: str) -> Iterator[None]:
             words = " ".join(str(error).split()).replace(own_token() or "\0", "...")
             raise InputError(repo, "an upload that the Hub accepts", words[:200]) from None
         raise
-
-
-def blob_sha1(path: Path) -> str:
-    """Return git's name of a file's content, by which the Hub lists small files."""
-    digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
-    with open(path, "rb") as file:
-        for part in iter(lambda: file.read(COPY_BYTES), b""):
-            digest.update(part)
-    return digest.hexdigest()
 
 
 def remote_files(repo: str, token: str | None) -> RemoteFiles | None:

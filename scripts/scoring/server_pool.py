@@ -100,7 +100,17 @@ async def bounded(answer: aiohttp.ClientResponse) -> bytes:
     return bytes(body)
 
 
-def connector_to(server: AskedServer, certificates: ssl.SSLContext) -> aiohttp.BaseConnector:
+def certificates_for(servers: list[AskedServer]) -> ssl.SSLContext | bool:
+    """Return by what the certificates of servers are verified; without an https server none is."""
+    if not any(server.url.startswith("https:") for server in servers):
+        return True
+    try:
+        return ssl.create_default_context()
+    except OSError as error:  # what it says names no file
+        raise InputError("SSLKEYLOGFILE, SSL_CERT_FILE", "files that can be used", str(error.strerror)) from error
+
+
+def connector_to(server: AskedServer, certificates: ssl.SSLContext | bool) -> aiohttp.BaseConnector:
     """Return the way to a server: its own socket, or its address."""
     if server.own and server.own.socket:
         return aiohttp.UnixConnector(server.own.socket, limit=0)
@@ -136,7 +146,7 @@ class ServerPool:
     @asynccontextmanager
     async def opened(self) -> AsyncIterator["ServerPool"]:
         """Check every server; then let requests through until the block ends."""
-        timeout, certificates = aiohttp.ClientTimeout(total=self.timeout_seconds), ssl.create_default_context()
+        timeout, certificates = aiohttp.ClientTimeout(total=self.timeout_seconds), certificates_for(self.servers)
         async with AsyncExitStack() as opened:
             for server in self.servers:
                 session = aiohttp.ClientSession(timeout=timeout, connector=connector_to(server, certificates))
@@ -157,14 +167,20 @@ class ServerPool:
         A redirection is not followed: it could lead anywhere.
         """
         method, url = "GET" if body is None else "POST", f"{server.url}{path}"
-        async with self.sessions[server.name].request(
-            method, url, json=body, headers=server.headers, allow_redirects=False
-        ) as answer:
-            content = await bounded(answer)
-            if answer.status != 200:
-                words = server.without_key(content.decode(errors="replace"))[:ERROR_CHARACTERS]
-                raise RefusedRequest(f"HTTP {answer.status}: {words}")
-            return json.loads(content)
+        try:
+            async with self.sessions[server.name].request(
+                method, url, json=body, headers=server.headers, allow_redirects=False
+            ) as answer:
+                content = await bounded(answer)
+                if answer.status != 200:
+                    words = server.without_key(content.decode(errors="replace"))[:ERROR_CHARACTERS]
+                    raise RefusedRequest(f"HTTP {answer.status}: {words}")
+                return json.loads(content)
+        except (aiohttp.ClientError, ValueError) as error:
+            # aiohttp quotes what is no HTTP.
+            if (words := server.without_key(str(error))) == str(error):
+                raise
+            raise RefusedRequest(f"{type(error).__name__}: {words}"[:ERROR_CHARACTERS]) from None
 
     async def ask(self, work: Callable[[AskedServer], Awaitable[dict]], attempts: int) -> Attempts:
         """Let a server do the work, and again after each failure that another attempt may mend.

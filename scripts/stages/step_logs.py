@@ -28,6 +28,6 @@ def is_at_work(log: Path) -> bool:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # dropped at once: the file is closed
     except BlockingIOError:
         return True
-    except FileNotFoundError:  # not begun, or made anew at this moment
+    except (FileNotFoundError, PermissionError):  # not begun, or made anew at this moment; or another user's
         return False
     return False

@@ -78,3 +78,24 @@ def test_a_model_s_import_leaves_nothing_in_the_temporary_directory(tmp_path):
     environment.pop("TORCHINDUCTOR_CACHE_DIR", None)
     subprocess.run([sys.executable, "-c", code, REPO / "scripts"], env=environment, check=True)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("settings", [b"text.usetex: True\nfont.family: nosuchfont\n", b"\xff\xfe"])
+@pytest.mark.parametrize("place", ["MATPLOTLIBRC", "config"])
+def test_pictures_are_drawn_by_our_settings_and_not_the_user_s(settings, place, tmp_path):
+    (tmp_path / "matplotlib").mkdir()
+    (tmp_path / "matplotlib/matplotlibrc").write_bytes(settings)
+    given = (
+        {"XDG_CONFIG_HOME": str(tmp_path)} if place == "config" else {place: str(tmp_path / "matplotlib/matplotlibrc")}
+    )
+    code = "from files.pictures import plt; print(plt.rcParams['text.usetex'], plt.rcParams['font.family'])"
+    line = [sys.executable, "-c", code]
+    done = subprocess.run(line, cwd=REPO / "scripts", env=os.environ | given, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("False ['sans-serif']\n", ""), done.stderr
+
+
+def test_a_setting_of_bars_does_not_end_the_import_of_tqdm():
+    code = "import files.command_start, tqdm"
+    line = [sys.executable, "-c", code]
+    environment = os.environ | {"TQDM_MININTERVAL": "x"}
+    assert subprocess.run(line, cwd=REPO / "scripts", env=environment, capture_output=True).returncode == 0

@@ -306,3 +306,9 @@ def test_the_tools_lie_below_the_same_home_folder(monkeypatch, given):
             built_here()
     else:
         assert built_here().parent == tools_cache()
+
+
+def test_nobody_else_can_open_the_ledger_and_so_hold_its_lock(build):
+    (build / LEDGER).chmod(0o644)  # of an older version
+    write_json(build / "run/record.json", {"score": 2})
+    assert (build / LEDGER).stat().st_mode & 0o777 == 0o600

@@ -315,6 +315,10 @@ def test_a_certificate_is_verified(tmp_path, monkeypatch):
     with pytest.raises(aiohttp.ClientError, match="CERTIFICATE_VERIFY_FAILED"):
         asyncio.run(ask())
     assert not seen
+    monkeypatch.setenv("SSLKEYLOGFILE", str(tmp_path / "none/keys"))
+    with pytest.raises(InputError, match="SSLKEYLOGFILE, SSL_CERT_FILE: expected files that can be used"):
+        asyncio.run(ask())
+    monkeypatch.delenv("SSLKEYLOGFILE")
     monkeypatch.setenv("SSL_CERT_FILE", str(cert))
     asyncio.run(ask())
     assert seen == ["Bearer secret"]
@@ -342,6 +346,24 @@ def test_a_refusal_that_repeats_the_key_is_told_without_it(key):
     with pytest.raises(server_pool.RefusedRequest, match="HTTP 401: .*Invalid token: Bearer [.]{3}") as error:
         asyncio.run(ask())
     assert "cr" not in str(error.value)
+
+
+def test_what_is_no_http_and_repeats_the_key_is_told_without_it():
+    async def ask() -> None:
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"Invalid token: Bearer secret\r\n\r\n")
+            await writer.drain()
+            writer.close()
+
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with server, ServerPool([AskedServer(url, url, "secret")], 1, 60).opened() as pool:
+            await pool.request(pool.servers[0], "/props")
+
+    with pytest.raises(server_pool.RefusedRequest, match="Bearer [.]{3}") as error:
+        asyncio.run(ask())
+    assert "secret" not in str(error.value) and error.value.__suppress_context__
 
 
 def test_addresses_and_keys():
