@@ -106,8 +106,9 @@ $(if $(filter release demo check-release upload,$(WORK)),$(if $(filter-out $(QUE
 $(if $(and $(filter eval-heldout,$(MAKECMDGOALS)),$(filter-out gpqa_%,$(TASK))),$(error TASK: expected a task of GPQA \
   with eval-heldout$(,) whose folds are of QUESTIONS$(,) found $(TASK)))
 # Asked for every goal, since settings stand in rules, which make reads for each. What nothing is made of may be empty.
-broken_rule = $(shell set -- $(RULES); while [ $$# -gt 0 ]; do [[ "$$2" =~ $$3 $(if $(IN_BUILD),,|| -z "$$2") ]] || \
-  { printf "%s: expected %s, found '%s'" "$$1" "$$4" "$$2"; break; }; shift 4; done)
+broken_rule = $(shell LC_ALL=C; set -- $(RULES); while [ $$# -gt 0 ]; do \
+  [[ "$$2" =~ $$3 $(if $(IN_BUILD),,|| -z "$$2") ]] || \
+  { printf "%s: expected %s, found '%s'" "$$1" "$$4" "$${2//[^[:print:]]/?}"; break; }; shift 4; done)
 
 BROKEN := $(broken_rule)
 $(if $(BROKEN),$(error $(BROKEN)$(if $(filter-out command,$(firstword $(origin RUN)))$(RUN), (run $(RUN)))))
