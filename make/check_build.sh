@@ -30,7 +30,9 @@ look() {
 # The first of them is refused, written as the shell would read it: a line end in a name is one no more.
 none_of() {
   local expected=$1 advice=$2 found
-  IFS= read -rd '' found < <(look "${@:3}") && complain "$expected" "$(printf %q "$found")" "$advice"
+  while IFS= read -rd '' found; do # find cannot tell what has gone meanwhile from what it may not read
+    [ ! -e "$found" ] && [ ! -L "$found" ] || complain "$expected" "$(printf %q "$found")" "$advice"
+  done < <(look "${@:3}")
 }
 
 # What lies in one would not be seen below.
@@ -47,7 +49,10 @@ none_of 'names without blanks and signs that make or the shell act on' 'give it 
 name=${pruned#"$build"}
 name=${name#/}
 name=${name%%/*}
-none_of 'no marker of another build' 'remove it' -path "$build/$name/*" -name .built-by-this-project
+marker=.built-by-this-project
+[ ! -d "$build/$name/full" ] || [ -f "$build/$marker" ] ||
+  complain "its marker $marker" none "if all that lies there is yours, touch $(printf %q "$build/$marker")"
+none_of 'no marker of another build' 'remove it' -path "$build/$name/*" -name "$marker"
 while IFS= read -rd '' link; do
   place=${link#"$build"}
   place=${place#/}

@@ -146,8 +146,8 @@ TOUCHED_BY_compare-criteria := statistics quality
 TOUCHED_BY_eval-heldout := statistics imatrix heldout $(call SPECIAL_QUANTS,$(HELDOUT_QUANT))
 
 # ---- settings: each stage folder says what its bytes depend on. A run that asks for others is refused, or replaces it.
-# Whole or not at all, also after a power cut, and never through a link, which would write over what it leads to.
-TO_TARGET = { new=$(@D)/.$(@F).new; rm -f $$new && cat >$$new && sync $$new && mv -f $$new $@ && sync $(@D); }
+# Precious: of two runs at once, one that ends by an error would delete what the other has written.
+TO_TARGET = make/to_target.sh $@
 # $(call guard,STAGE,FILE,SETTINGS,WHAT REPLACE SETS ASIDE) keeps SETTINGS, words KEY=value, in FILE, written before the
 # stage's outputs. These depend on it order-only and on $(call again,STAGE): its time alone, which a copy of the folder
 # changes, makes nothing again.
@@ -174,7 +174,8 @@ compare = $(if $(filter-out $(3),$(4))$(filter-out $(4),$(3)),$(error $(2): \
 
 define guard
 $(call differs,$(1),$(2),$(3),$(4))
-$(2): $(call again,$(1)) $(call taken_over,$(2),$(3),$(4))
+.PRECIOUS: $(2)
+$(2): $(call again,$(1)) $(call taken_over,$(2),$(3),$(4)) | $(MARKER)
 	@mkdir -p $$(@D)$(if $(call again,$(1)), && $(call set_aside,$(2),$(4))) && printf '%s\n' $(3:%='%') | $$(TO_TARGET)
 endef
 # Of two runs that replace, each would take away what the other makes. A step at work holds a lock on its log.
@@ -194,6 +195,8 @@ set_aside = { set --; for f in $(2); do if [ -e "$$$$f" ] || [ -L "$$$$f" ]; the
 # What may change freely (lists, names on a card) stands in such a file, too; it is written anew when it changes, and
 # what depends on it follows. $(call remember,FILE,WORDS)
 define remember
-$(1): $(if $(filter-out $(2),$(file <$(1)))$(filter-out $(file <$(1)),$(2))$(if $(wildcard $(1)),,none),FORCE)
+.PRECIOUS: $(1)
+$(1): $(if $(filter-out $(2),$(file <$(1)))$(filter-out $(file <$(1)),$(2))$(if $(wildcard $(1)),,none),FORCE) \
+    | $(MARKER)
 	@mkdir -p $$(@D) && printf '%s\n' $(2:%='%') | $$(TO_TARGET)
 endef

@@ -22,7 +22,8 @@ PAGE := $(call code,build_report,choice files findings ggufs loops losses page q
 # The model is looked at again when it is named otherwise, its link leads nowhere or elsewhere, or its files are newer.
 NEW_MODEL := $(call again,model) $(if $(filter-out $(file <$(MODEL_SOURCE)),$(MODEL)),FORCE) \
   $(if $(wildcard $(FULL)/checkpoint/config.json),,FORCE) \
-  $(if $(wildcard $(MODEL)/config.json),$(if $(filter $(realpath $(MODEL)),$(realpath $(FULL)/checkpoint)),,FORCE))
+  $(if $(wildcard $(MODEL)/config.json),$(if $(filter $(realpath $(wildcard $(MODEL))),$(realpath \
+    $(FULL)/checkpoint)),,FORCE))
 MODEL_FILES := $(call check_files,$(MODEL),$(wildcard \
   $(MODEL)/config.json $(MODEL)/*.safetensors $(MODEL)/*.safetensors.index.json))
 ANALYZE := $(PYTHON) scripts/teacher_force_analysis.py

@@ -1,9 +1,9 @@
 # Several hosts over one shared folder (docs/several-hosts.md): what is left to make, and whether all of it came out.
 
 # A command removes what it did not finish. Make must not: what it sees change may be another host's, and whole.
-.PRECIOUS: $(STATS) $(DROP_MAP_FILE) $(METADATA) $(FULL_F16) $(PRUNED_F16) $(FULL_GGUF)/imatrix.gguf \
-  $(PRUNED_GGUF)/imatrix.gguf $(GGUF_FOLDERS:%=%/sensitivity.json) $(QUANT_FILES) $(MMPROJ_FILES) $(DRAFT_FILE) \
-  $(call full_quant,$(EVAL_QUANT)) $(call pruned_quant,$(EVAL_QUANT))
+.PRECIOUS: $(MODEL_SOURCE) $(ASSISTANT_FETCHED) $(STATS) $(DROP_MAP_FILE) $(METADATA) $(FULL_F16) $(PRUNED_F16) \
+  $(FULL_GGUF)/imatrix.gguf $(PRUNED_GGUF)/imatrix.gguf $(GGUF_FOLDERS:%=%/sensitivity.json) \
+  $(QUANT_FILES) $(MMPROJ_FILES) $(DRAFT_FILE) $(call full_quant,$(EVAL_QUANT)) $(call pruned_quant,$(EVAL_QUANT))
 
 FILES_TO_SHARE := $(sort $(QUANT_FILES) $(MMPROJ_FILES) $(DRAFT_FILE) \
   $(if $(filter yes,$(SCORED)),$(call full_quant,$(EVAL_QUANT)) $(call pruned_quant,$(EVAL_QUANT))))

@@ -3,6 +3,8 @@
 DOWNLOADS = $(BUILD)/downloads
 FULL = $(BUILD)/$(NAME)/full
 PRUNED = $(BUILD)/$(NAME)/$(VARIANT)
+# Before all else: by it a step knows that the folder is ours, and seals what it writes there.
+MARKER := $(BUILD)/.built-by-this-project
 LOGS = $(if $(filter compare,$(MAKECMDGOALS)),$(BUILD)/comparison,$(PRUNED))/logs
 
 # A file that was chosen by hand names its variant; else what chose the experts does.

@@ -24,13 +24,13 @@ verify: ## check every tensor of the pruned checkpoint, then the GGUF files: all
 	$(if $(call there,,$(QUANT_FILES)),$(VERIFY_BUILD),@echo 'No quant is built yet: the checkpoint alone was checked.')
 
 reproduce: ## build the pruned checkpoint again in another place, and compare the sha256 of every file
-	rm -rf $(PRUNED)/reproduced
-	$(PYTHON) scripts/expert_drop.py --source $(FULL)/checkpoint --drop-map $(DROP_MAP_FILE) --output $(PRUNED)/reproduced
-	rm -f $(PRUNED)/reproduced.sha256
-	cd $(CHECKPOINT) && find . -type f -print0 | sort -z | xargs -0 sha256sum >$(abspath $(PRUNED))/reproduced.sha256
-	cd $(PRUNED)/reproduced && sha256sum --check --strict $(abspath $(PRUNED))/reproduced.sha256
-	[ "$$(find $(PRUNED)/reproduced -type f | wc -l)" -eq "$$(wc -l <$(PRUNED)/reproduced.sha256)" ]
-	rm -rf $(PRUNED)/reproduced
+	@again=$(abspath $(PRUNED))/reproduced-$$$$; trap 'rm -rf "$$again" "$$again.sha256"' EXIT; \
+	  trap 'exit 1' INT TERM HUP; for left in $(PRUNED)/reproduced-*; do pid=$${left##*-}; \
+	    kill -0 "$${pid%.sha256}" 2>/dev/null || rm -rf -- "$$left"; done; \
+	  $(PYTHON) scripts/expert_drop.py --source $(FULL)/checkpoint --drop-map $(DROP_MAP_FILE) --output "$$again"; \
+	  (cd $(CHECKPOINT) && find . -type f -print0 | sort -z | xargs -0 sha256sum) >"$$again.sha256"; \
+	  (cd "$$again" && sha256sum --check --strict "$$again.sha256"); \
+	  [ "$$(find "$$again" -type f | wc -l)" -eq "$$(wc -l <"$$again.sha256")" ]
 
 # ---- CD and AUTO quants: what else their bytes depend on
 GGUF_FOLDERS := $(FULL_GGUF) $(PRUNED_GGUF)

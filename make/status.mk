@@ -45,11 +45,11 @@ CHECK_MACHINE = $(PYTHON) scripts/check_machine.py $(KNOWN_LICENSE:%=--license %
   --reference-quants $(EVAL_QUANT) $(LLAMA_CPP:%=--llama-cpp %) --cmake-args='$(CMAKE_ARGS)' \
   $(if $(wildcard $(PLAN)),--plan $(PLAN))
 # Before the first long step, without being asked; its report is in the log.
-$(CHECKED): | $(SETUP) $(BUILD)/.built-by-this-project
+$(CHECKED): | $(SETUP) $(MARKER)
 	$(call step,model,Check this machine) $(CHECK_MACHINE) $(if $(filter release demo,$(MAKECMDGOALS)),--releases)
 	@mkdir -p $(@D) && touch $@
 
-$(BUILD)/.built-by-this-project:
+$(MARKER):
 	@mkdir -p $(@D) && touch $@
 
 joined = $(subst $() ,$(,),$(strip $(1)))

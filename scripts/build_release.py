@@ -63,7 +63,7 @@ from quants.quant_record import MmprojRecord, read_whole_gguf, record_path
 from quants.recipes import RECIPES
 from release.gguf_facts import facts_of
 from release.gguf_parts import SPLIT_RECORD, split_gguf
-from release.given_places import ASSISTANT_PLACE, OWN_MAP_PLACE, check_hub_ids, check_model_folder
+from release.given_places import ASSISTANT_PLACE, MODEL_PLACE, OWN_MAP_PLACE, check_model_folder
 from release.given_words import GIVEN_WORDS, hold_given_words
 from release.input_facts import input_facts
 from release.manifest import CHECKPOINT, DYNAMIC, KINDS, MANIFEST, STANDARD, Manifest, file_entries
@@ -257,7 +257,7 @@ def sources_of(args: argparse.Namespace) -> dict[str, dict[str, Path]]:
     origins |= {"imatrix": args.imatrix_record, "full imatrix": args.full_imatrix}
     origins |= {"full f16": args.full_f16, "source": args.source}
     origins |= {"loop answers": args.loop_answers, "loop prompts": args.loop_prompts}
-    origins |= {"model": args.model_record, OWN_MAP_PLACE: args.own_map, ASSISTANT_PLACE: args.assistant}
+    origins |= {MODEL_PLACE: args.model_record, OWN_MAP_PLACE: args.own_map, ASSISTANT_PLACE: args.assistant}
     origins |= {f"findings {name}": Path(path) for name, path in args.findings_from}
     return {
         "records": {gguf.name: record_path(gguf) for gguf in args.gguf},
@@ -406,7 +406,6 @@ def main(argv: list[str] | None = None) -> None:
     check_plain_names(args)
     source = read_metadata(args.metadata)["source"]
     check_given_words(args, source.get("source_sha256", ""))
-    check_hub_ids(dict(args.settings), args.model_record, args.assistant)
     if args.given_model and args.model_record:
         check_model_folder(args.model_record, args.given_model)
     made_of = (args.model_record, args.own_map, args.assistant)

@@ -37,6 +37,7 @@
 #   LOCAL_SERVERS     llama-servers that are started here, one per GPU (default 1)
 #   SERVERS           addresses of llama-servers that run already, such as "http://a:8080 http://b:8080", in their place
 #   SERVER_KEY        their key; SERVER_KEY_2 that of the second one
+#   TMPDIR            where the lock lies (default /tmp)
 #   PYTHON            interpreter of the steps (default .venv/bin/python beside scripts/)
 #   LLAMA_CPP         directory of an existing llama.cpp build (default: the one of build_llama_cpp.sh)
 #

@@ -51,6 +51,9 @@ def download_model(model_id: str, directory: Path) -> None:
     if directory.is_symlink():  # of an earlier run: the download would be written into a directory of the user's
         directory.unlink()
     expected = "a local directory, or a Hub repository that can be reached and read"
+    # Who could read its notes could hold the client's locks there.
+    (directory / HUB_NOTES).mkdir(parents=True, exist_ok=True)
+    (directory / HUB_NOTES).chmod(0o700)
 
     def fetch_snapshot() -> dict[str, RepoFile]:
         with downloading(model_id, expected, "for a gated one accept its terms and run `hf auth login`"):

@@ -268,6 +268,7 @@ def test_a_link_in_the_build_folder_is_refused(tmp_path):
     """A step writes, moves and removes through a link to a folder."""
     build = tmp_path / "build/gemma-4-demo"
     (build / "full").mkdir(parents=True)
+    (tmp_path / "build/.built-by-this-project").touch()
     (tmp_path / "mine").mkdir()
     (build / "full/checkpoint").symlink_to(tmp_path / "mine")  # as a step makes it
     assert make("drop", "-n", f"BUILD={tmp_path}/build").returncode == 0
@@ -449,3 +450,32 @@ def test_a_marker_below_the_build_folder_is_refused(tmp_path):
     (tmp_path / "build/gemma-4-demo/109e/.built-by-this-project").touch()
     done = make("drop", "-n", f"BUILD={tmp_path}/build")
     assert done.returncode != 0 and "expected no marker of another build, found " in done.stderr
+
+
+def test_two_runs_that_begin_at_once_leave_the_settings(tmp_path):
+    """One ended with an error of mv, and its make deleted what the other had written: a dead end."""
+    for number in range(3):
+        target = f"{tmp_path}/build/gemma-4-demo/v{number}/settings.txt"
+        asked = ["make", target, f"BUILD={tmp_path}/build", f"VARIANT=v{number}"]
+        runs = [subprocess.Popen(asked, cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(4)]
+        said = [run.communicate() for run in runs]
+        assert [run.returncode for run in runs] == [0] * 4, said
+        assert "KEEP=109" in Path(target).read_text().splitlines()
+        assert [path.name for path in Path(target).parent.iterdir()] == ["settings.txt"]
+
+
+def test_what_a_killed_write_of_settings_left_goes(tmp_path):
+    host = subprocess.run(
+        "uname -n | sha256sum | cut -c 1-8", shell=True, capture_output=True, text=True
+    ).stdout.strip()
+    left, others = tmp_path / f".a.txt.{host}-4194304.new", tmp_path / ".a.txt.00000000-4194304.new"
+    for path in (left, others):
+        path.touch()
+    subprocess.run([REPO / "make/to_target.sh", tmp_path / "a.txt"], input=b"x\n", check=True)
+    assert (tmp_path / "a.txt").read_text() == "x\n" and not left.exists() and others.exists()
+
+
+def test_a_build_without_its_marker_is_refused(tmp_path):
+    (tmp_path / "build/gemma-4-demo/full").mkdir(parents=True)
+    done = make("drop", "-n", f"BUILD={tmp_path}/build")
+    assert done.returncode != 0 and "expected its marker .built-by-this-project, found none; if all" in done.stderr

@@ -103,8 +103,8 @@ def test_loops_are_looked_for_in_the_full_the_pruned_model_and_each_quant_once(u
     assert files == ["tiny-Q8_0.gguf", "tiny-12e-Q8_0.gguf", "tiny-12e-IQ2_M.gguf"]
     assert "--seed 42 --seeds 2 --max-tokens 1024 --context 1024" in command and "--again" not in command
     # More seeds add answers to those that are there: their number is remembered, and another one is not refused.
-    (settings,) = [line for line in shown.splitlines() if "loops/.settings.txt.new" in line]
-    (remembered,) = [line for line in shown.splitlines() if "loops/.files.txt.new" in line]
+    (settings,) = [line for line in shown.splitlines() if "loops/settings.txt" in line and "to_target" in line]
+    (remembered,) = [line for line in shown.splitlines() if "loops/files.txt" in line and "to_target" in line]
     assert "LOOP_SEEDS" not in settings and "'LOOP_SEEDS=2'" in remembered
 
 
@@ -166,6 +166,7 @@ def test_an_own_map_s_chats_are_written_anew_of_other_questions(tiny_text_model,
         f"DROP_MAP={tmp_path / 'map.json'}",
         "CALIBRATION=",
     ]
+    (tmp_path / ".built-by-this-project").touch()
     text = tmp_path / "tiny/full/statistics/few/few.txt"
     text.parent.mkdir(parents=True)
     text.touch()

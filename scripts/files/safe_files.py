@@ -18,7 +18,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import TextIO, cast
@@ -187,7 +187,10 @@ def flush_to_disk(path: Path) -> None:
 def remove(path: Path) -> None:
     """Delete a file or a directory tree, if it is there."""
     if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
+        try:
+            shutil.rmtree(path)
+        except RecursionError as error:
+            raise InputError(path, "a folder that can be removed", "a chain of folders too deep for it") from error
     else:
         path.unlink(missing_ok=True)
 
@@ -278,9 +281,10 @@ def only_writer(path: Path, waits: bool = False) -> Iterator[None]:
     # So they lie in the temporary directory, where they bother nobody, and not beside the output. Each user has a
     # directory of their own, because one user cannot open the lock files of another.
     directory = Path(tempfile.gettempdir()) / f"output-locks-{os.getuid()}"
-    directory.mkdir(mode=0o700, exist_ok=True)
+    with suppress(FileExistsError):  # as something else than a folder
+        directory.mkdir(mode=0o700, exist_ok=True)
     # The temporary directory is everybody's: another user may have made a folder, or a link, of that name before.
-    if directory.is_symlink() or directory.stat().st_uid != os.getuid():
+    if directory.is_symlink() or not directory.is_dir() or directory.stat().st_uid != os.getuid():
         raise InputError(directory, "a folder of your own, for locks", "one of another user", "set TMPDIR to another")
     name = hashlib.sha256(str(path.resolve()).encode()).hexdigest()  # a path has slashes and can be too long for a name
     handle = os.open(directory / name, os.O_RDWR | os.O_CREAT, 0o600)

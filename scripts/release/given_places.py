@@ -19,7 +19,7 @@ from release.manifest import DIGITS
 from release.names import is_hub_id, is_plain
 from release.used_quants import SourcePaths
 
-OWN_MAP_PLACE, ASSISTANT_PLACE = "own map", "assistant"  # in the sources of a release
+MODEL_PLACE, OWN_MAP_PLACE, ASSISTANT_PLACE = "model", "own map", "assistant"  # in the sources of a release
 READ = "read as a folder in the state {}"
 SOURCE_NAME = "source.txt"  # beside model.json: what make was told to fetch
 OWN_ASSISTANT = "data/demo/assistant"  # the project's

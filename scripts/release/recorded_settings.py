@@ -21,7 +21,14 @@ from losses.quality_record import QUALITY_NAME, measured_chats
 from ollama.own_files import name_of_params
 from quants.recipes import target_bytes
 from quants.sensitivity_record import Sensitivity
-from release.given_places import OWN_MAP_PLACE, check_assistant_given, name_of_map
+from release.given_places import (
+    ASSISTANT_PLACE,
+    MODEL_PLACE,
+    OWN_MAP_PLACE,
+    check_assistant_given,
+    check_hub_ids,
+    name_of_map,
+)
 from release.make_settings import PROTOCOL_SETTINGS, calibration_setting, fold_of, takes_domain
 from release.manifest import CHECKPOINT
 from release.sources import find_evidence
@@ -147,6 +154,7 @@ def records_of(folder: Path, manifest: dict, sources: SourcePaths) -> Iterable[t
         maps = [path.name for name, path in sources["origins"].items() if name.startswith("findings map-")]
         column = (findings.get("specialisation") or {}).get("column")
         yield FINDINGS_NAME, {"DOMAIN_COLUMN": column, "OTHER_MAPS": " ".join(maps) or None}
+    check_hub_ids(manifest["settings"], origins.get(MODEL_PLACE), origins.get(ASSISTANT_PLACE))
     active, quality = find_evidence(folder, ACTIVE_NAME), find_evidence(folder, QUALITY_NAME)
     if manifest["kind"] != CHECKPOINT:
         check_assistant_given(sources)

@@ -239,7 +239,8 @@ class ServerPool:
         timeout = aiohttp.ClientTimeout(total=WATCH_SECONDS)
         try:
             session = self.sessions[server.name]
-            async with session.get(f"{server.url}/health", timeout=timeout, headers=server.headers):
+            asked = session.get(f"{server.url}/health", timeout=timeout, headers=server.headers, allow_redirects=False)
+            async with asked:
                 return True
         except aiohttp.ClientConnectorError:  # refused: before the next one, whose subclass it is
             return False

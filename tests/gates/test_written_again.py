@@ -109,7 +109,7 @@ def test_what_holds_is_not_refused(build, own, tmp_path):
         ),
         (
             [
-                of_record("F16.gguf.json", bytes=1, outtype="bf16"),
+                of_record("F16.gguf.json", bytes=1, outtype="bf16", parameters=None, bits_per_weight=None),
                 of_record("full-F16.gguf.json", outtype="f32"),
                 of_record(f"{Q6_K}.json", tensors_per_type={"Q6_K": 99}),
                 of_record("imatrix.gguf.json", bytes=1, context=1024, calibration="calibration_datav5.txt"),

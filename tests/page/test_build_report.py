@@ -53,7 +53,11 @@ def test_the_page_is_small_and_the_same_every_time(build, report, tmp_path, scri
 
 def test_the_page_opens_with_what_a_reader_wants(browser, build, tmp_path):
     copied = shutil.copytree(build, tmp_path / "copied")
-    full = read_json(copied / "pruned-F16.gguf.json") | {"sha256": "0" * 64, "bytes": 50_000_000_000}
+    full = read_json(copied / "pruned-F16.gguf.json") | {
+        "sha256": "0" * 64,
+        "bytes": 50_000_000_000,
+        "parameters": 25_000_000_000,
+    }
     (copied / "full-F16.gguf.json").write_text(json.dumps(full))
     known = {"chosen_on": 198, "scored_and_chosen_on": 12}
     change(copied / "scores.json", "rows", 1, "in_sample", value=known)

@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Write standard input into a target of make: whole or not at all, also after a power cut, and never through a link,
+# which would write over what it leads to. Two runs at once write the same, each under a name of its own.
+# Use: make/to_target.sh TARGET
+set -eu
+folder=$(dirname -- "$1") name=$(basename -- "$1")
+mkdir -p -- "$folder"
+own=.$name.$(uname -n | sha256sum | cut -c 1-8)
+# What killed runs of this host have left.
+for left in "$folder/$own"-*.new; do
+  pid=${left##*-}
+  [ ! -e "$left" ] || kill -0 "${pid%.new}" 2>/dev/null || rm -f -- "$left"
+done
+new=$folder/$own-$$.new
+cat >"$new"
+sync -- "$new"
+mv -f -- "$new" "$1"
+sync -- "$folder"
