@@ -26,11 +26,16 @@ look() {
   { said=$(find "$build/" -ignore_readdir_race "$@" -print0 2>&1 >&3); } 3>&1
   ! grep -qv ': No such file or directory$' < <(printf %s "$said") || printf '%s\0' "$build"
 }
+half_seen() {
+  [ "$1" != "$build" ] || complain 'a folder that find can look through' "$build" 'see what keeps it from that'
+}
 
 # The first of them is refused, written as the shell would read it: a line end in a name is one no more.
 none_of() {
   local expected=$1 advice=$2 found
-  while IFS= read -rd '' found; do # find cannot tell what has gone meanwhile from what it may not read
+  while IFS= read -rd '' found; do
+    half_seen "$found"
+    # find cannot tell what has gone meanwhile from what it may not read
     [ ! -e "$found" ] && [ ! -L "$found" ] || complain "$expected" "$(printf %q "$found")" "$advice"
   done < <(look "${@:3}")
 }
@@ -54,6 +59,7 @@ marker=.built-by-this-project
   complain "its marker $marker" none "if all that lies there is yours, touch $(printf %q "$build/$marker")"
 none_of 'no marker of another build' 'remove it' -path "$build/$name/*" -name "$marker"
 while IFS= read -rd '' link; do
+  half_seen "$link"
   place=${link#"$build"}
   place=${place#/}
   case $place in
@@ -72,4 +78,14 @@ case $state in (/*) ;; (*) state=$home/.local/state ;; esac
 for one in "${key/#\~\//$home/}" "$state/moe-tools/seal.key"; do
   [ ! -e "$one" ] || none_of 'no link to the key of the seals' 'remove it' -type f -links +1 -samefile "$one"
 done
+
+# A file with another name elsewhere would be written there, too. Weights are only replaced; of locks a name goes at once.
+outside() {
+  find "$build/" -ignore_readdir_race -type f -links +1 ! -name '*.gguf' ! -name '*.safetensors' ! -path '*/.locks/*' \
+    -printf '%D:%i %n %p\n' 2>/dev/null | awk '{seen[$1]++; names[$1] = $2; path[$1] = $3}
+      END {for (file in seen) if (seen[file] < names[file]) print path[file]}' | sort | head -n 1
+}
+found=$(outside)
+[ -z "$found" ] || [ "$found" != "$(outside)" ] || # looked at twice: another run may be at it
+  complain 'no file with another name outside of the build' "$found" 'copy it to a new file'
 exit 0

@@ -1,7 +1,8 @@
 # What leaves the machine. Nothing is built here: what is sent is what was checked.
 
 check-release: $(RELEASES:%=%/manifest.json) ## pass or fail for each check of the release folders
-	@$(PYTHON) scripts/check_release.py $(RELEASES) --gpu-layers $(GPU_LAYERS)
+	@$(PYTHON) scripts/check_release.py $(RELEASES) --gpu-layers $(GPU_LAYERS) \
+	  $(patsubst %/config.json,--given-model $(MODEL_RECORD) %,$(wildcard $(MODEL)/config.json))
 
 upload: | $(SETUP) ## check and list what REPO=USER/NAME would get of RELEASE=folder; with UPLOAD=yes send it
 	@$(PYTHON) scripts/upload_release.py --release $(RELEASE) --repo '$(REPO)' \

@@ -25,8 +25,8 @@ verify: ## check every tensor of the pruned checkpoint, then the GGUF files: all
 
 reproduce: ## build the pruned checkpoint again in another place, and compare the sha256 of every file
 	@again=$(abspath $(PRUNED))/reproduced-$$$$; trap 'rm -rf "$$again" "$$again.sha256"' EXIT; \
-	  trap 'exit 1' INT TERM HUP; for left in $(PRUNED)/reproduced-*; do pid=$${left##*-}; \
-	    kill -0 "$${pid%.sha256}" 2>/dev/null || rm -rf -- "$$left"; done; \
+	  trap 'exit 1' INT TERM HUP; for left in $(PRUNED)/reproduced-*; do pid=$${left##*/reproduced-}; \
+	    kill -0 "$${pid%%.*}" 2>/dev/null || rm -rf -- "$$left"; done; \
 	  $(PYTHON) scripts/expert_drop.py --source $(FULL)/checkpoint --drop-map $(DROP_MAP_FILE) --output "$$again"; \
 	  (cd $(CHECKPOINT) && find . -type f -print0 | sort -z | xargs -0 sha256sum) >"$$again.sha256"; \
 	  (cd "$$again" && sha256sum --check --strict "$$again.sha256"); \

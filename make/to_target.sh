@@ -12,6 +12,8 @@ for left in "$folder/$own"-*.new; do
   [ ! -e "$left" ] || kill -0 "${pid%.new}" 2>/dev/null || rm -f -- "$left"
 done
 new=$folder/$own-$$.new
+rm -f -- "$new"
+set -C # through no link: only into a file that is not there
 cat >"$new"
 sync -- "$new"
 mv -f -- "$new" "$1"

@@ -42,6 +42,7 @@ from gates.text_ends_gate import tokens_gate
 from gates.unchanged_gate import unchanged_gate
 from gates.written_again import forget_headers, writing_gates
 from llama.llama_tools import find_llama_cpp
+from release.given_places import check_model_folder
 from release.manifest import read_manifest
 from release.sources import read_sources
 
@@ -87,6 +88,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     questions = "question files whose text must not be published (default: the build's)"
     add("--questions", type=Path, nargs="+", help=questions)
     add = parser.add_argument_group("how the smallest file is asked").add_argument
+    given = "model.json of the build, and the folder that its model is taken from, to compare"
+    add("--given-model", type=Path, nargs=2, metavar=("RECORD", "FOLDER"), help=given)
     add("--gpu-layers", type=whole_number, default=99, help="layers on the GPU, if there is one")
     add("--llama-cpp", type=Path, help="llama.cpp directory (default: $LLAMA_CPP, else the built one)")
     return parser.parse_args(argv)
@@ -147,6 +150,8 @@ def check_folders(args: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
+    if args.given_model:
+        check_model_folder(*args.given_model)
     try:
         check_folders(args)
     finally:

@@ -99,8 +99,10 @@ command -v -- "$PYTHON" >/dev/null ||
   refuse "$PYTHON: expected the Python of the environment, found nothing; run make setup"
 # Two evaluations in one directory would take each other's answers and results away. The steps inherit the lock, so it
 # holds until the last of them has ended. It lies with those of files/safe_files.py, where nobody else can hold it.
-locks=${TMPDIR:-/tmp}/output-locks-$(id -u)
-mkdir -m 700 -p -- "$locks" 2>/dev/null
+locks=${TMPDIR:-/tmp}
+[ -d "$locks" ] || locks=/tmp
+locks=$locks/output-locks-$(id -u)
+mkdir -m 700 -- "$locks" 2>/dev/null || true
 [ -O "$locks" ] && [ ! -L "$locks" ] || refuse "$locks: expected a folder of your own, for locks; set TMPDIR to another"
 exec 9>>"$locks/eval-$(realpath -- "$OUTPUT" | sha256sum | cut -c 1-64)"
 flock --nonblock 9 ||

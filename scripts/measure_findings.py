@@ -32,6 +32,7 @@ from checkpoints.checkpoint import hold_checkpoint, read_checkpoint, read_config
 from choice.criteria import BY_ORDER, CRITERIA, PROTECTING, RANK, answerable, scores_of
 from choice.drop_map import DropMap, Shape, criterion_of, read_drop_map, read_map, values_by_layer
 from choice.expert_stats import protected, read_stats
+from files.host_locks import only_host
 from files.input_errors import InputError, sha256_file
 from files.option_types import command_parser, output_file, positive, whole_number
 from files.safe_files import check_apart, only_writer, remove, replace_when_done, run
@@ -150,7 +151,8 @@ def measure(args: argparse.Namespace, metadata: dict, arrays: dict[str, np.ndarr
     if args.stored:
         return stored(args, metadata, inputs, arrays)
     # The variants of a model share the file: the second one waits, and finds it made.
-    with only_writer(args.measured.with_name(f"{args.measured.name}.measuring"), waits=True):
+    shared = args.measured.with_name(f"{args.measured.name}.measuring")
+    with only_writer(shared, waits=True), only_host(shared, waits=True):
         return measure_once(args, metadata, device, inputs)
 
 

@@ -231,13 +231,22 @@ class Ended(NamedTuple):
     back: list[Path]
 
 
+def open_log(path: Path) -> IO[bytes]:
+    """Open a step's log; where it is another user's, what is written goes nowhere, as a log stops no step."""
+    try:
+        return open(path, "a+b", buffering=0, opener=own_file)  # NFS lends no shared lock on what cannot be read
+    except PermissionError as error:
+        print(f"warning: {path}: expected a log that can be written, found: {error.strerror}", file=sys.stderr)
+        return open(os.devnull, "a+b", buffering=0)
+
+
 def run_step(args: argparse.Namespace, path: Path, screen: Screen) -> Ended:
     """Run the command with its log and keep what it took; then forget what REPLACE took away, or put it back."""
     line = shlex.join(args.command)
     if args.echo:
         print(line, flush=True)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a+b", buffering=0, opener=own_file) as file:  # NFS lends no shared lock on what cannot be read
+    with open_log(path) as file:
         # Held while the step works: `make status` sees by it what is running. Some file systems have no locks.
         with suppress(OSError):
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -475,7 +475,38 @@ def test_what_a_killed_write_of_settings_left_goes(tmp_path):
     assert (tmp_path / "a.txt").read_text() == "x\n" and not left.exists() and others.exists()
 
 
+def test_settings_are_written_through_no_name_that_lies_there(tmp_path):
+    """A hard link to a file of the project was written over, under the name with the number of the process."""
+    (tmp_path / "mine").write_text("mine")
+    plant = (
+        f'host=$(uname -n | sha256sum | cut -c 1-8); ln mine ".a.txt.$host-$$.new"; exec {REPO}/make/to_target.sh a.txt'
+    )
+    subprocess.run(["bash", "-c", plant], cwd=tmp_path, input=b"x\n", check=True)
+    assert (tmp_path / "mine").read_text() == "mine" and (tmp_path / "a.txt").read_text() == "x\n"
+
+
 def test_a_build_without_its_marker_is_refused(tmp_path):
     (tmp_path / "build/gemma-4-demo/full").mkdir(parents=True)
     done = make("drop", "-n", f"BUILD={tmp_path}/build")
     assert done.returncode != 0 and "expected its marker .built-by-this-project, found none; if all" in done.stderr
+
+
+def test_a_file_with_another_name_elsewhere_is_refused(tmp_path):
+    """What is written in place would be written there, too."""
+    build = tmp_path / "build"
+    (build / "kills").mkdir(parents=True)
+    (tmp_path / "mine").write_text("mine")
+    (build / "a.json").hardlink_to(tmp_path / "mine")
+    done = make("drop", "-n", f"BUILD={build}")
+    assert (
+        done.returncode != 0
+        and f"expected no file with another name outside of the build, found {build}/a.json" in (done.stderr)
+    )
+    (tmp_path / "mine").rename(build / "kills/b.json")  # both lie in the build
+    assert make("drop", "-n", f"BUILD={build}").returncode == 0
+    (build / "weights.gguf").hardlink_to(build / "a.json")  # as others take a model from here
+    (build / "weights.gguf").rename(tmp_path / "weights.gguf")
+    for name in ("a.json", "kills/b.json"):
+        (build / name).unlink()
+    (build / "weights.gguf").hardlink_to(tmp_path / "weights.gguf")
+    assert make("drop", "-n", f"BUILD={build}").returncode == 0

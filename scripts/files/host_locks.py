@@ -20,11 +20,12 @@ from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from files.input_errors import InputError
+from files.input_errors import InputError, keep_readers_out
 from files.safe_files import this_host
 from files.seals import build_folder
 
 LOCKS = ".locks"
+LOOK_SECONDS = 0.5
 NAME_CHARACTERS = 180  # of a lock's name
 HOLDER_CHARACTERS = 1 << 16  # of what a lock holds; a longer one is none of ours
 NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
@@ -137,7 +138,7 @@ def appear(lock: Path, holder: Holder) -> bool:
     """Create a lock, whole, unless there is one; tell whether that was done."""
     draft = lock.with_name(f"{lock.name}.{holder.host}-{holder.token}")
     draft.write_text(json.dumps(asdict(holder)), encoding="utf-8")
-    draft.chmod(0o600)  # a reader could lock it, and so keep it after its process has died
+    keep_readers_out(draft)
     try:
         os.link(draft, lock)
         return True
@@ -222,15 +223,20 @@ def held_by_another(output: Path, lock: Path, holder: Holder, more: str = "") ->
 
 
 @contextmanager
-def only_host(output: Path) -> Iterator[None]:
-    """Hold the lock of an output; raise InputError when another process has it."""
+def only_host(output: Path, waits: bool = False) -> Iterator[None]:
+    """Hold the lock of an output; raise InputError when another process has it, or wait for its end."""
     lock = lock_path(output)
     if lock is None:
         yield
         return
     holder, is_mine = take(lock)
-    if not is_mine:
+    if not is_mine and not waits:
         raise held_by_another(output, lock, holder)
+    if not is_mine:
+        print(f"{output}: {holder.in_words()} makes it; waiting; {advice_on(lock, holder)}", flush=True)
+    while not is_mine:
+        time.sleep(LOOK_SECONDS)
+        holder, is_mine = take(lock)
     try:
         yield
     finally:

@@ -6,6 +6,7 @@ What is read as a whole has a bound, for a sparse file costs no disk, and all of
 import hashlib
 import os
 import re
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import islice
@@ -123,11 +124,17 @@ def no_link(path: str, flags: int) -> int:
 
 
 def own_file(path: str, flags: int) -> int:
-    """Open a file as `no_link` does, for its owner alone: whoever can open it could hold its lock for ever."""
+    """Open a file as `no_link` does, and keep out who may not write it: a reader could hold its lock for ever."""
     handle = no_link(path, flags)
-    with suppress(OSError):  # another user's, in a build that several share, or a disk without rights
-        os.fchmod(handle, 0o600)
+    keep_readers_out(handle)
     return handle
+
+
+def keep_readers_out(file: int | Path) -> None:
+    """Take the rights of others off a file, and those of a group that may not write it: several may share a build."""
+    with suppress(OSError):  # another user's, or a disk without rights
+        mode = stat.S_IMODE(os.stat(file).st_mode)
+        os.chmod(file, mode & (0o770 if mode & stat.S_IWGRP else 0o700))
 
 
 def check_bounded(path: Path, most: int = RECORD_MIB) -> None:

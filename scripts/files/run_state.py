@@ -79,7 +79,7 @@ class RunState:
             raise InputError(self.directory, "the state of an earlier run, or nothing", "something else")
         # Steps that make other files may share a state, so the lock of a step is not enough.
         self.locks.enter_context(only_writer(self.directory, self.waits))
-        self.locks.enter_context(only_host(self.directory))
+        self.locks.enter_context(only_host(self.directory, self.waits))
         self.directory.mkdir(parents=True, exist_ok=True)
         if path.exists():
             self._compare(read_json(path))

@@ -149,7 +149,9 @@ class ServerPool:
         timeout, certificates = aiohttp.ClientTimeout(total=self.timeout_seconds), certificates_for(self.servers)
         async with AsyncExitStack() as opened:
             for server in self.servers:
-                session = aiohttp.ClientSession(timeout=timeout, connector=connector_to(server, certificates))
+                session = aiohttp.ClientSession(
+                    timeout=timeout, connector=connector_to(server, certificates), cookie_jar=aiohttp.DummyCookieJar()
+                )
                 self.sessions[server.name] = await opened.enter_async_context(session)
             try:
                 if self.check:

@@ -11,11 +11,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from files.host_locks import Holder, held_by_another, holder_of, locks_in, release, take
+from files.host_locks import LOOK_SECONDS, Holder, held_by_another, holder_of, locks_in, release, take
 from files.safe_files import leftovers_of, remove, this_host
 
 BEAT_SECONDS = 1.0
-LOOK_SECONDS = 0.5
 TIME_ERROR = 0.1  # of a file's time, seconds; it is never ahead. Some file systems have whole seconds.
 
 

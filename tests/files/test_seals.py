@@ -308,7 +308,9 @@ def test_the_tools_lie_below_the_same_home_folder(monkeypatch, given):
         assert built_here().parent == tools_cache()
 
 
-def test_nobody_else_can_open_the_ledger_and_so_hold_its_lock(build):
-    (build / LEDGER).chmod(0o644)  # of an older version
+@pytest.mark.parametrize("before, after", [(0o644, 0o600), (0o664, 0o660), (0o600, 0o600)])
+def test_nobody_who_only_reads_can_open_the_ledger_and_so_hold_its_lock(build, before, after):
+    """A group that may write shares the build."""
+    (build / LEDGER).chmod(before)
     write_json(build / "run/record.json", {"score": 2})
-    assert (build / LEDGER).stat().st_mode & 0o777 == 0o600
+    assert (build / LEDGER).stat().st_mode & 0o777 == after
