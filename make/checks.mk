@@ -183,7 +183,8 @@ endef
 find_at_work = for log in '$(BUILD)/$(NAME)'/*/logs/*.log; do [ ! -f "$$log" ] || flock -w 0.3 -E 9 "$$log" true || \
   [ $$? -ne 9 ] || { printf %s "$$log"; break; }; done
 AT_WORK := $(if $(and $(filter-out model quants report,$(REPLACED)),$(WORK)),$(if $(COUNTING)$(DRY),,$(shell $(find_at_work))))
-$(if $(AT_WORK),$(error REPLACE: expected no other run at work on $(NAME)$(,) found $(AT_WORK); wait for its end))
+$(if $(AT_WORK),$(error REPLACE: expected no other run at work on $(NAME)$(,) \
+  found $(AT_WORK); wait for its end))
 
 # What REPLACE takes away, settings included, is moved and not deleted: the step may still refuse an input, and then it
 # is put back (scripts/stages/set_aside.py). What lies aside already is older and whole; what a broken-off step has made
