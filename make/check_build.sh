@@ -79,8 +79,8 @@ for one in "${key/#\~\//$home/}" "$state/moe-tools/seal.key"; do
   [ ! -e "$one" ] || none_of 'no link to the key of the seals' 'remove it' -type f -links +1 -samefile "$one"
 done
 
-# A file with another name elsewhere would be written there, too. Weights are only replaced, and a lock's second name goes
-# at once.
+# A file with another name elsewhere would be written there, too. Weights are only replaced, and a lock has a second
+# name for a moment alone.
 outside() {
   find "$build/" -ignore_readdir_race -type f -links +1 ! -name '*.gguf' ! -name '*.safetensors' ! -path '*/.locks/*' \
     -printf '%D:%i %n %p\n' 2>/dev/null | awk '{seen[$1]++; names[$1] = $2; path[$1] = $3}

@@ -182,7 +182,8 @@ endef
 # look of this kind holds it for a moment.
 find_at_work = for log in '$(BUILD)/$(NAME)'/*/logs/*.log; do [ ! -f "$$log" ] || flock -w 0.3 -E 9 "$$log" true || \
   [ $$? -ne 9 ] || { printf %s "$$log"; break; }; done
-AT_WORK := $(if $(and $(filter-out model quants report,$(REPLACED)),$(WORK)),$(if $(COUNTING)$(DRY),,$(shell $(find_at_work))))
+AT_WORK := $(if $(and $(filter-out model quants report,$(REPLACED)),$(WORK)),$(if \
+  $(COUNTING)$(DRY),,$(shell $(find_at_work))))
 $(if $(AT_WORK),$(error REPLACE: expected no other run at work on $(NAME)$(,) \
   found $(AT_WORK); wait for its end))
 
