@@ -51,7 +51,7 @@ RULES = $(call must_be,SCORED KEEP_F16 UPLOAD SEALS,^(yes|no)$$,yes or no) \
     ($(NAME_CHARACTERS))) \
   $(call must_be,LICENSE OWNER QUANTIZED_BY,^[A-Za-z0-9._-]*$$,$(NAME_CHARACTERS)) \
   $(call must_be,MODEL QUESTIONS EVAL_QUESTIONS,^[^[:space:]]+$$,a path without blanks) \
-  $(call must_be,BUILD,^[^[:space:]~][^[:space:]]*$$,a path without blanks and without ~ at its beginning) \
+  $(call must_be,BUILD,^[^[:space:]~$(,)][^[:space:]$(,)]*$$,a path without blanks and commas$(,) and no ~ first) \
   $(call must_be,CALIBRATION SPILL DROP_MAP DRAFT LLAMA_CPP MOE_TOOLS_CACHE TASK_DATA TASK_EXAMPLES,^[^[:space:]]*$$,\
     a path without blanks) \
   $(call must_be,SEAL_KEY,^(~/)?[^~[:space:]]*$$,a path without blanks and without ~ but at its beginning) \

@@ -100,7 +100,8 @@ def test_a_file_in_runs_whose_name_is_none_of_a_run_runs_nothing(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["PYTHONSAFEPATH", "PYTHONHASHSEED", "PYTHONINTMAXSTRDIGITS", "PYTHONHOME", "PYTHONVERBOSE"]
+    "name",
+    ["PYTHONSAFEPATH", "PYTHONOPTIMIZE", "PYTHONHASHSEED", "PYTHONINTMAXSTRDIGITS", "PYTHONHOME", "PYTHONVERBOSE"],
 )
 def test_python_starts_whatever_the_environment_says_of_it(name, tmp_path):
     done = make("new", "RUN=demo", **{name: "x"})  # there is one: a refusal of our own

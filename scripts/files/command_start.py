@@ -22,10 +22,13 @@ from urllib.parse import urlsplit
 
 # oneDNN's products in bf16, TF32 of NVIDIA's libraries, MKL's branches and llama.cpp's options among others.
 FAMILIES = ("LLAMA_", "GGML_", "ONEDNN_", "DNNL_", "CUBLAS_", "NVIDIA_TF32_")
-# The last ends the import of matplotlib if it names no backend; pictures are drawn without a screen anyhow.
+# Those of the second line end an import where they are odd; pictures are drawn without a screen anyhow.
+MODES = (
+    *("MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "MKL_DEBUG_CPU_TYPE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"),
+    *("MPLBACKEND", "TORCH_LOGS", "PYTORCH_JIT"),
+)
 # Of tqdm's, which it reads at its import, only whether there are bars.
 BARS, BARS_OFF = "TQDM_", "TQDM_DISABLE"
-MODES = ("MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "MKL_DEBUG_CPU_TYPE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "MPLBACKEND")
 PLACEMENT = {
     f"LLAMA_ARG_{name}"
     for name in ("THREADS", "DEVICE", "MAIN_GPU", "SPLIT_MODE", "TENSOR_SPLIT", "CPU_MOE", "N_CPU_MOE", "MLOCK", "FIT")
