@@ -43,17 +43,19 @@ none_of() {
 # What lies in one would not be seen below.
 none_of 'folders that can be listed' 'give yourself the right to' -type d ! \( -readable -executable \)
 
+name=${pruned#"$build"}
+name=${name#/}
+name=${name%%/*}
 # Names become words of make and of the shell, one by one or as what a pattern finds. What the Hub's client keeps of a
 # download has equals signs; nothing looks for files there.
+full=$build/$name/full
 none_of 'names without blanks and signs that make or the shell act on' 'give it another name' \
-  ! -path '*/.cache/huggingface/*' -name '*[][[:space:][:cntrl:];:=%#&|<>(){}*?`"\\$'\'']*'
+  ! -path "$full/checkpoint/.cache/huggingface/*" ! -path "$full/assistants/*/.cache/huggingface/*" \
+  ! \( ! -path "$build/$name/*" -path '*/.cache/huggingface/*' \) -name '*[][[:space:][:cntrl:];:=%#&|<>(){}*?`"\\$'\'']*'
 
 # A step writes, moves, removes and copies through a link, and where one leads can change as others are made anew. One
 # to a full model's checkpoint is made by a step, and no step writes there, unless the pruned model's folder is there.
 # Below this model's folder there is one; other folders may be builds of their own, with a marker of their own.
-name=${pruned#"$build"}
-name=${name#/}
-name=${name%%/*}
 marker=.built-by-this-project
 [ ! -d "$build/$name/full" ] || [ -f "$build/$marker" ] ||
   complain "its marker $marker" none "if all that lies there is yours, touch $(printf %q "$build/$marker")"

@@ -27,6 +27,7 @@ reproduce: ## build the pruned checkpoint again in another place, and compare th
 	@again=$(abspath $(PRUNED))/reproduced-$$$$; trap 'rm -rf "$$again" "$$again.sha256"' EXIT; \
 	  trap 'exit 1' INT TERM HUP; for left in $(PRUNED)/reproduced-*; do pid=$${left##*/reproduced-}; \
 	    kill -0 "$${pid%%.*}" 2>/dev/null || rm -rf -- "$$left"; done; \
+	  rm -rf -- "$$again" "$$again.sha256"; set -C; \
 	  $(PYTHON) scripts/expert_drop.py --source $(FULL)/checkpoint --drop-map $(DROP_MAP_FILE) --output "$$again"; \
 	  (cd $(CHECKPOINT) && find . -type f -print0 | sort -z | xargs -0 sha256sum) >"$$again.sha256"; \
 	  (cd "$$again" && sha256sum --check --strict "$$again.sha256"); \

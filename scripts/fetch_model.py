@@ -51,13 +51,13 @@ def download_model(model_id: str, directory: Path) -> None:
     if directory.is_symlink():  # of an earlier run: the download would be written into a directory of the user's
         directory.unlink()
     expected = "a local directory, or a Hub repository that can be reached and read"
-    # Who could read its notes could hold the client's locks there.
-    (directory / HUB_NOTES).mkdir(parents=True, exist_ok=True)
-    (directory / HUB_NOTES).chmod(0o700)
 
     def fetch_snapshot() -> dict[str, RepoFile]:
         with downloading(model_id, expected, "for a gated one accept its terms and run `hf auth login`"):
             revision = HfApi().model_info(model_id).sha
+            # Who could read its notes could hold the client's locks there.
+            (directory / HUB_NOTES).mkdir(parents=True, exist_ok=True)
+            (directory / HUB_NOTES).chmod(0o700)
             snapshot_download(model_id, revision=revision, local_dir=directory, allow_patterns=PATTERNS)
             listed = HfApi().list_repo_tree(model_id, recursive=True, revision=revision)
             return {entry.path: entry for entry in listed if isinstance(entry, RepoFile)}
@@ -131,7 +131,8 @@ def keep_record(path: Path, model: str, directory: Path, found: dict, replace: b
 def check_link_place(target: Path) -> None:
     """Raise InputError for a place of a link that something else has."""
     if target.exists() and not target.is_symlink():
-        raise InputError(target, "nothing, or a link to replace", "something else")
+        advice = "a download lies there: choose another NAME, or move it away"
+        raise InputError(target, "nothing, or a link to replace", "something else", advice)
 
 
 def link_model(source: Path, target: Path) -> None:

@@ -36,6 +36,8 @@ from files.host_locks import only_host
 from files.input_errors import InputError, sha256_file
 from files.option_types import command_parser, output_file, positive, whole_number
 from files.safe_files import check_apart, only_writer, remove, replace_when_done, run
+from files.seals import build_folder
+from files.written_by import check_written_by
 from files.written_records import write_record
 from findings.bf16_norms import bf16_figures
 from findings.domain_drops import domain_drops, dropped_by
@@ -251,6 +253,8 @@ def map_findings(
         )
         pairs.append(pair)
     for path in args.maps:
+        if build_folder(path):  # under the name of what made it there
+            check_written_by(path, ("generate_drop_map", "copy_drop_map"))
         other = read_drop_map(path, shape)
         # Of our own maps, which all have one name, the folder tells more.
         name = path.resolve().parent.name if path.name == "drop_map.json" else path.stem
