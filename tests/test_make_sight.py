@@ -60,6 +60,7 @@ def test_an_assistant_of_the_hub_is_fetched_once_and_one_of_a_directory_is_taken
     place = f"{tmp_path}/m/full/assistants/google-an-assistant"
     assert done.stdout.count(fetch) == 1 and f"build_draft.py --model {place} " in done.stdout, done.stderr
     Path(place).parent.mkdir(parents=True)
+    (tmp_path / ".built-by-this-project").touch()
     Path(f"{place}.txt").write_text("google/an-assistant\n")
     assert fetch not in planned(tmp_path, "MODEL=someone/something", "DRAFT=google/an-assistant").stdout
     local = planned(tmp_path, "MODEL=someone/something", f"DRAFT={DEMO / 'assistant'}")
