@@ -51,7 +51,8 @@ name=${name%%/*}
 full=$build/$name/full
 none_of 'names without blanks and signs that make or the shell act on' 'give it another name' \
   ! -path "$full/checkpoint/.cache/huggingface/*" ! -path "$full/assistants/*/.cache/huggingface/*" \
-  ! \( ! -path "$build/$name/*" -path '*/.cache/huggingface/*' \) -name '*[][[:space:][:cntrl:];:=%#&|<>(){}*?`"\\$'\'']*'
+  ! \( ! -path "$build/$name/*" -path '*/.cache/huggingface/*' \) \
+  -name '*[][[:space:][:cntrl:];:=%#&|<>(){}*?`"\\$'\'']*'
 
 # A step writes, moves, removes and copies through a link, and where one leads can change as others are made anew. One
 # to a full model's checkpoint is made by a step, and no step writes there, unless the pruned model's folder is there.
