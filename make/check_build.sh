@@ -54,13 +54,16 @@ none_of 'names without blanks and signs that make or the shell act on' 'give it 
   ! \( ! -path "$build/$name/*" -path '*/.cache/huggingface/*' \) \
   -name '*[][[:space:][:cntrl:];:=%#&|<>(){}*?`"\\$'\'']*'
 
-# A step writes, moves, removes and copies through a link, and where one leads can change as others are made anew. One
-# to a full model's checkpoint is made by a step, and no step writes there, unless the pruned model's folder is there.
-# Below this model's folder there is one; other folders may be builds of their own, with a marker of their own.
+# Without its marker nothing below would have a seal, and with another one below some of it would have others. Other
+# models' folders may be builds of their own.
 marker=.built-by-this-project
-[ ! -d "$build/$name/full" ] || [ -f "$build/$marker" ] ||
+[ ! -d "$full" ] || [ -f "$build/$marker" ] ||
   complain "its marker $marker" none "if all that lies there is yours, touch $(printf %q "$build/$marker")"
 none_of 'no marker of another build' 'remove it' -path "$build/$name/*" -name "$marker"
+
+# A step writes, moves, removes and copies through a link, and where one leads can change as others are made anew. One
+# to a full model's checkpoint is made by a step, and no step writes there, unless the pruned model's folder is there.
+# Below this model's folder there is one.
 while IFS= read -rd '' link; do
   half_seen "$link"
   place=${link#"$build"}

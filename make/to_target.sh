@@ -4,7 +4,6 @@
 # Use: make/to_target.sh TARGET
 set -eu
 folder=$(dirname -- "$1") name=$(basename -- "$1")
-mkdir -p -- "$folder"
 own=.$name.$(uname -n | sha256sum | cut -c 1-8)
 # What killed runs of this host have left.
 for left in "$folder/$own"-*.new; do

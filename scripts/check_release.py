@@ -87,9 +87,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("release", type=Path, nargs="+", help="release folder")
     questions = "question files whose text must not be published (default: the build's)"
     add("--questions", type=Path, nargs="+", help=questions)
-    add = parser.add_argument_group("how the smallest file is asked").add_argument
     given = "model.json of the build, and the folder that its model is taken from, to compare"
     add("--given-model", type=Path, nargs=2, metavar=("RECORD", "FOLDER"), help=given)
+    add = parser.add_argument_group("how the smallest file is asked").add_argument
     add("--gpu-layers", type=whole_number, default=99, help="layers on the GPU, if there is one")
     add("--llama-cpp", type=Path, help="llama.cpp directory (default: $LLAMA_CPP, else the built one)")
     return parser.parse_args(argv)

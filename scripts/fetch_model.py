@@ -35,8 +35,8 @@ from stages.hub_checks import downloading
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.hf_api import RepoFile
 
-# No second copy of the weights in another format. The card names the licence.
 HUB_NOTES = ".cache"  # folder in which the Hub's client keeps what it has downloaded
+# No second copy of the weights in another format. The card names the licence.
 PATTERNS = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "README.md", "LICEN[CS]E*", "NOTICE*"]
 
 

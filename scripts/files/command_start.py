@@ -21,14 +21,12 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 # oneDNN's products in bf16, TF32 of NVIDIA's libraries, MKL's branches and llama.cpp's options among others.
-FAMILIES = ("LLAMA_", "GGML_", "ONEDNN_", "DNNL_", "CUBLAS_", "NVIDIA_TF32_")
+FAMILIES = ("LLAMA_", "GGML_", "ONEDNN_", "DNNL_", "CUBLAS_", "NVIDIA_TF32_", "TQDM_")
 # Those of the second line end an import where they are odd; pictures are drawn without a screen anyhow.
 MODES = (
     *("MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "MKL_DEBUG_CPU_TYPE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"),
     *("MPLBACKEND", "TORCH_LOGS", "PYTORCH_JIT"),
 )
-# Of tqdm's, which it reads at its import, only whether there are bars.
-BARS, BARS_OFF = "TQDM_", "TQDM_DISABLE"
 PLACEMENT = {
     f"LLAMA_ARG_{name}"
     for name in ("THREADS", "DEVICE", "MAIN_GPU", "SPLIT_MODE", "TENSOR_SPLIT", "CPU_MOE", "N_CPU_MOE", "MLOCK", "FIT")
@@ -37,14 +35,14 @@ PLACEMENT |= {"GGML_CUDA_ENABLE_UNIFIED_MEMORY", "GGML_CUDA_NO_PINNED", "GGML_VK
 KEPT = PLACEMENT | {
     *("LLAMA_CPP", "LLAMA_CPP_LIB_PATH", "GGML_BACKEND_PATH", "GGML_NO_BACKTRACE", "CUBLAS_WORKSPACE_CONFIG"),
     *("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "ONEDNN_VERBOSE", "DNNL_VERBOSE"),
+    "TQDM_DISABLE",  # whether there are bars; odd ones of the others end the import of tqdm
 }
 PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 
 def is_mode(name: str) -> bool:
     """Tell whether a variable of the environment could change a result behind its record's back."""
-    odd = name.startswith(BARS) and name != BARS_OFF
-    return odd or name in MODES or name.startswith(FAMILIES) and name not in KEPT
+    return name in MODES or name.startswith(FAMILIES) and name not in KEPT
 
 
 def without_modes(environment: Mapping[str, str]) -> dict[str, str]:

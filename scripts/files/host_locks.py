@@ -116,9 +116,7 @@ def holder_of(lock: Path) -> Holder | None:
             holder = Holder(**json.loads(file.read(HOLDER_CHARACTERS)))
     except FileNotFoundError:
         return None
-    except PermissionError:  # another user's
-        return UNKNOWN
-    except (ValueError, TypeError, RecursionError):
+    except (PermissionError, ValueError, TypeError, RecursionError):  # the first: another user's
         return UNKNOWN
     texts = (holder.host, holder.place, holder.started, holder.since, holder.token)
     # They go to the screen, and another host may have written them.

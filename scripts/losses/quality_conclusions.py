@@ -9,7 +9,7 @@ pruning loss does not hide small differences.
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from losses.quality_record import LOSSES, SIGNIFICANT_ERRORS, SMALLER, STANDARD, verdict_of
+from losses.quality_record import LOSSES, SIGNIFICANT_ERRORS, SMALLER, STANDARD, dominates, verdict_of
 from scoring.paired_statistics import mean_and_error
 
 import numpy as np
@@ -58,11 +58,7 @@ def better_and_smaller(entry: Measured, others: Iterable[Measured], loss: str) -
     """Return the files that dominate `entry`: no larger, no worse, and not equal to it in both; the best first."""
     own = (entry.size, entry.kld(loss))
     return sorted(
-        (
-            other
-            for other in others
-            if other.size <= own[0] and other.kld(loss) <= own[1] and (other.size, other.kld(loss)) != own
-        ),
+        (other for other in others if dominates((other.size, other.kld(loss)), own)),
         key=lambda other: (other.kld(loss), other.size),
     )
 

@@ -101,13 +101,14 @@ def check_conclusion(loss: str, found: dict, files: dict[str, MeasuredFile]) -> 
                 check_difference(f"{place}.{key}.{label}", entry, files[label], files.get(str(entry.get(other))), loss)
 
 
+def dominates(one: tuple[int, float], other: tuple[int, float]) -> bool:
+    """Tell whether a file, by its size and its KLD, is no larger and no worse than another, and not equal in both."""
+    return one[0] <= other[0] and one[1] <= other[1] and one != other
+
+
 def is_dominated(file: MeasuredFile, others: Iterable[MeasuredFile], loss: str) -> bool:
-    """Tell whether another file is no larger, no worse, and not equal in both (quality_conclusions.py)."""
-    own = (file.bytes, file.kld(loss))
-    return any(
-        other.bytes <= own[0] and other.kld(loss) <= own[1] and (other.bytes, other.kld(loss)) != own
-        for other in others
-    )
+    """Tell whether one of the files dominates this one."""
+    return any(dominates((other.bytes, other.kld(loss)), (file.bytes, file.kld(loss))) for other in others)
 
 
 def check_difference(place: str, entry: dict, one: MeasuredFile, other: MeasuredFile | None, loss: str) -> None:

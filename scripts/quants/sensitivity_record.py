@@ -6,9 +6,8 @@ from files.json_records import Fields, Record, Sha256
 
 from pydantic import Field
 
-Nats = Annotated[
-    float, Field(ge=-1e-9, lt=1e6)
-]  # no KLD is below 0 but by rounding; no logarithm of a float32 that high
+# No KLD is below 0 but by rounding, and no logarithm of a float32 is that high.
+Nats = Annotated[float, Field(ge=-1e-9, lt=1e6)]
 
 
 class MeasuredOn(Fields):

@@ -61,15 +61,18 @@ class AskedServer:
         return self.own.url if self.own else self.given_url
 
     @property
+    def shown_key(self) -> str:
+        """The key that requests show. One of ours has another one after each start."""
+        return self.own.key if self.own else self.key
+
+    @property
     def headers(self) -> dict[str, str]:
         """What shows the server its key."""
-        key = self.own.key if self.own else self.key
-        return authorization(key) if key else {}
+        return authorization(self.shown_key) if self.shown_key else {}
 
     def without_key(self, words: str) -> str:
         """Return a server's words without its key, which some repeat in a refusal: they reach logs and records."""
-        key = self.own.key if self.own else self.key
-        for form in (key, json.dumps(key)[1:-1]):
+        for form in (self.shown_key, json.dumps(self.shown_key)[1:-1]):
             words = words.replace(form, "...") if form else words
         return words
 
