@@ -88,6 +88,10 @@ def test_every_release_folder_is_checked_and_an_evaluation_can_be_left_out(copie
     assert shown.count("scripts/check_release.py") == 1 and all(
         f"/12e/release/{end}" in shown for end in ("GGUF ", "dynamic-GGUF ", "checkpoint ")
     )
+    assert "not checked" not in shown
+    fewer = make("-n", "check-release", *copied, "QUANTS=Q8_0").stdout.splitlines()
+    (note,) = [line for line in fewer if "not checked" in line]
+    assert note.endswith("/12e/release/dynamic-GGUF")
     made = scripts_in(make("release", "SCORED=no", "QUANTIZED_BY=someone", "OWNER=some-one", *copied))
     assert made == {"build_release", "build_report"}
     assert not scripts_in(make("release", "SCORED=no", "QUANTIZED_BY=someone", *copied))  # the owner stays
