@@ -81,7 +81,7 @@ $(CHAT_TEXT): $(dir $(CHAT_TEXT))text-settings.txt $(RENDER) $(call again,imatri
 	$(call step,imatrix,Write QUESTIONS as chats) $(PYTHON) scripts/render_calibration.py \
 	  --model $(FULL)/checkpoint --questions $(QUESTIONS) --output $@
 
-$(DOWNLOADS)/calibration_datav5.txt: | $(SETUP)
+$(DOWNLOADS)/calibration_datav5.txt: | $(SETUP) $(MARKER)
 	$(call step,imatrix,Fetch calibration data v5) $(PYTHON) scripts/fetch_calibration.py --output $@
 
 $(foreach d,$(FULL_GGUF) $(PRUNED_GGUF),$(eval $(call guard,imatrix,$d/settings.txt,$(CALIBRATION_SETTING),$d/*)))

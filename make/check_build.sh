@@ -20,10 +20,13 @@ done
 [ -d "$build" ] || exit 0
 
 # What find's tests match, each ended by a NUL; the build folder itself where not all of it could be looked through.
-# Other runs may remove files and folders meanwhile.
+# Other runs may remove files and folders meanwhile. Passed by are root's own folder in the topmost one of a disk, and
+# what the Hub's client keeps of a download of another user's: nothing looks for files there.
 look() {
   local said
-  { said=$(find "$build/" -ignore_readdir_race "$@" -print0 2>&1 >&3); } 3>&1
+  { said=$(find "$build/" -ignore_readdir_race -type d ! -readable \( -path "$build/lost+found" -uid 0 \
+    -o -path '*/full/checkpoint/.cache' -o -path '*/full/assistants/*/.cache' \) -prune -o \( "$@" \) \
+    -print0 2>&1 >&3); } 3>&1
   ! grep -qv ': No such file or directory$' < <(printf %s "$said") || printf '%s\0' "$build"
 }
 half_seen() {
@@ -55,10 +58,18 @@ none_of 'names without blanks and signs that make or the shell act on' 'give it 
   -name '*[][[:space:][:cntrl:];:=%#&|<>(){}*?`"\\$'\'']*'
 
 # Without its marker nothing below would have a seal, and with another one below some of it would have others. Other
-# models' folders may be builds of their own.
+# models' folders may be builds of their own. Nor is a folder marked in which somebody keeps other things: clean would
+# take them for ours by their names. The named ones are made before the marker.
 marker=.built-by-this-project
-[ ! -d "$full" ] || [ -f "$build/$marker" ] ||
-  complain "its marker $marker" none "if all that lies there is yours, touch $(printf %q "$build/$marker")"
+if [ ! -e "$build/$marker" ]; then
+  [ ! -d "$full" ] ||
+    complain "its marker $marker" none "if all that lies there is yours, touch $(printf %q "$build/$marker")"
+  other=$(find "$build/" -mindepth 1 -maxdepth 1 ! -name lost+found ! -name "$name" ! -name .locks ! -name plans \
+    ! -name 'bench*' ! -name 'rehearsal*' ! -name kills ! -name faults ! -name at-once ! -name cluster \
+    ! -name mutations ! -name sbom.json -print -quit)
+  [ -z "$other" ] ||
+    complain 'a new or an empty folder, or one of this project' "$other" "set BUILD to a new one, such as $build/build"
+fi
 none_of 'no marker of another build' 'remove it' -path "$build/$name/*" -name "$marker"
 
 # A step writes, moves, removes and copies through a link, and where one leads can change as others are made anew. One

@@ -10,6 +10,6 @@ endif
 language-model: $(LANGUAGE_FILES) ## build the language test bed of RUN=language: 135M, split neurons (fetches 97 MB)
 	@cat $<
 
-$(LANGUAGE_FILES) &: | $(SETUP)
+$(LANGUAGE_FILES) &: | $(SETUP) $(MARKER)
 	$(call step,model,Build the language test bed) $(PYTHON) scripts/build_language_model.py \
 	  --downloads $(DOWNLOADS) --output $(LANGUAGE)

@@ -5,15 +5,22 @@ PYTHON := .venv/bin/python
 OMP_WAIT_POLICY ?= PASSIVE
 # In the locale of another encoding Python would write and print texts in that one, or fail.
 PYTHONUTF8 := 1
+# A set has its words in the same order in every process: a chat template can write one.
+PYTHONHASHSEED := 0
 # The first would win over that. With the next Python does not find our modules, with others it does not start, ends
 # otherwise than we do, reads no long number, or prints pages of its own.
-unexport PYTHONIOENCODING PYTHONSAFEPATH PYTHONHOME PYTHONPLATLIBDIR PYTHONEXECUTABLE PYTHONHASHSEED PYTHONMALLOC \
+unexport PYTHONIOENCODING PYTHONSAFEPATH PYTHONHOME PYTHONPLATLIBDIR PYTHONEXECUTABLE PYTHONMALLOC \
   PYTHONINSPECT PYTHONDEBUG PYTHONVERBOSE PYTHONPROFILEIMPORTTIME PYTHONDUMPREFS PYTHONINTMAXSTRDIGITS \
   PYTHONTRACEMALLOC PYTHONMALLOCSTATS PYTHONOPTIMIZE
-export PYTHON LLAMA_CPP CMAKE_ARGS MOE_TOOLS_CACHE OMP_WAIT_POLICY PYTHONUTF8 SEALS SEAL_KEY
+export PYTHON LLAMA_CPP CMAKE_ARGS MOE_TOOLS_CACHE OMP_WAIT_POLICY PYTHONUTF8 PYTHONHASHSEED SEALS SEAL_KEY
 SETUP := .venv/.installed
 WHERE_TOOLS_ARE := CMAKE_ARGS='$(CMAKE_ARGS)' MOE_TOOLS_CACHE='$(MOE_TOOLS_CACHE)' scripts/build_llama_cpp.sh --where
 TOOLS_PLACE := $(if $(LLAMA_CPP),,$(shell $(WHERE_TOOLS_ARE)))
+# It stands in a rule, and HOME or XDG_CACHE_HOME can have any name. Those that need no tools can do without.
+ODD_PLACE := $(if $(or $(word 2,$(TOOLS_PLACE)),$(call acting_in,MOE_TOOLS_CACHE,$(TOOLS_PLACE))),$(TOOLS_PLACE))
+NEEDS_PLACE := $(filter-out $(filter-out setup test clean-tools,$(NEVER_IN_BUILD)),$(MAKECMDGOALS))
+$(if $(ODD_PLACE),$(if $(NEEDS_PLACE),$(error MOE_TOOLS_CACHE: expected a place without blanks and signs that make \
+  or the shell act on$(,) found $(call shown,,$(ODD_PLACE)); set it to another))$(eval TOOLS_PLACE :=))
 # Why not, the script has said.
 $(if $(WORK),$(if $(LLAMA_CPP)$(TOOLS_PLACE),,$(error LLAMA_CPP: expected a place for the llama.cpp tools$(,) \
   found none)))

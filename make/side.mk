@@ -24,13 +24,14 @@ verify: ## check every tensor of the pruned checkpoint, then the GGUF files: all
 	$(if $(call there,,$(QUANT_FILES)),$(VERIFY_BUILD),@echo 'No quant is built yet: the checkpoint alone was checked.')
 
 reproduce: ## build the pruned checkpoint again in another place, and compare the sha256 of every file
-	@again=$(abspath $(PRUNED))/reproduced-$$$$; trap 'rm -rf "$$again" "$$again.sha256"' EXIT; \
-	  trap 'exit 1' INT TERM HUP; for left in $(PRUNED)/reproduced-*; do pid=$${left##*/reproduced-}; \
-	    kill -0 "$${pid%%.*}" 2>/dev/null || rm -rf -- "$$left"; done; \
+	@own=$(PRUNED)/reproduced-$$(uname -n | sha256sum | cut -c 1-8); again=$$own-$$$$; \
+	  trap 'rm -rf -- "$$again" "$$again.sha256"' EXIT; trap 'exit 1' INT TERM HUP; \
+	  for left in "$$own"-*; do pid=$${left##*-}; \
+	    [ ! -O "$$left" ] || kill -0 "$${pid%%.*}" 2>/dev/null || rm -rf -- "$$left"; done; \
 	  rm -rf -- "$$again" "$$again.sha256"; set -C; \
 	  $(PYTHON) scripts/expert_drop.py --source $(FULL)/checkpoint --drop-map $(DROP_MAP_FILE) --output "$$again"; \
 	  (cd $(CHECKPOINT) && find . -type f -print0 | sort -z | xargs -0 sha256sum) >"$$again.sha256"; \
-	  (cd "$$again" && sha256sum --check --strict "$$again.sha256"); \
+	  (cd "$$again" && sha256sum --check --strict) <"$$again.sha256"; \
 	  [ "$$(find "$$again" -type f | wc -l)" -eq "$$(wc -l <"$$again.sha256")" ]
 
 # ---- CD and AUTO quants: what else their bytes depend on

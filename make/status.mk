@@ -86,4 +86,4 @@ clean-gguf: $(SETUP) ## list this model's GGUF files; with YES=1 delete them, th
 
 clean-tools: ## show where the llama.cpp tools lie; with YES=1 delete them
 	@printf '%s\n' '$(or $(TOOLS_PLACE),$(LLAMA_CPP): yours, left alone)'
-	$(if $(and $(filter 1 yes,$(YES)),$(TOOLS_PLACE)),@rm -rf $(TOOLS_PLACE))
+	$(if $(and $(filter 1 yes,$(YES)),$(TOOLS_PLACE)),@rm -rf -- '$(TOOLS_PLACE)')

@@ -31,7 +31,7 @@ ifneq ($(WORK)$(filter status,$(MAKECMDGOALS)),)
     SUBJECT := $(if $(SHAPE),Shape $(SHAPE),Run $(RUN_IN_WORDS): $(MODEL))
     $(info $(if $(COMPARED),Runs $(COMPARED),$(SUBJECT)$(KEEP_IN_WORDS); settings: $(RUN_FILE)))
     OLD_BUILDS := $(wildcard $(BUILD)/$(NAME)/*/keep*)
-    $(if $(OLD_BUILDS),$(info $(firstword $(OLD_BUILDS)): outputs of an older version; they are left alone))
+    $(if $(OLD_BUILDS),$(info $(BUILD)/$(NAME): outputs of an older version (*/keep*); they are left alone))
   endif
 endif
 RUN_NAMED := $(if $(filter RUN,$(COMMAND_LINE)),--run $(RUN))

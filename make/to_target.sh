@@ -5,10 +5,10 @@
 set -eu
 folder=$(dirname -- "$1") name=$(basename -- "$1")
 own=.$name.$(uname -n | sha256sum | cut -c 1-8)
-# What killed runs of this host have left.
+# What killed runs of this user have left on this host: those of others cannot be asked whether they live.
 for left in "$folder/$own"-*.new; do
   pid=${left##*-}
-  [ ! -e "$left" ] || kill -0 "${pid%.new}" 2>/dev/null || rm -f -- "$left"
+  [ ! -O "$left" ] || kill -0 "${pid%.new}" 2>/dev/null || rm -f -- "$left"
 done
 new=$folder/$own-$$.new
 rm -f -- "$new"

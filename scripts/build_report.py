@@ -9,8 +9,9 @@ Output:  one HTML file that holds everything and asks nothing of any network. Eq
 Example: .venv/bin/python scripts/build_report.py --name gemma-4-demo-109e \\
              --scores build/gemma-4-demo/109e/eval/Q6_K/scores.json --output build/try/report.html
 
-A section whose records are not given says so and names the make target. Records of different builds are refused. So is
-a page that would lose a part which the page in its place was made from (--replace writes it nevertheless).
+A section whose records are not given says so and names the make target. Records of different builds are refused, and
+so are edited ones. So is a page that would lose a part which the page in its place was made from (--replace writes it
+nevertheless).
 """
 
 import argparse
@@ -24,6 +25,7 @@ from files.input_errors import InputError, read_words, reason_of, sha256_file
 from files.json_records import Fields, check_fields, parse_json
 from files.option_types import command_parser, named_path
 from files.safe_files import check_apart, in_unit, replace_when_done, run
+from files.seals import BY_RECORD, Seal, seals_over
 from page.findings_part import findings_part
 from page.layers import experts_part, imatrix_part
 from page.loops_part import loops_part
@@ -131,6 +133,15 @@ def page(records: Records, parts: list[Section], base: str | None, dates: tuple[
     )
 
 
+def check_sealed(paths: list[Path]) -> None:
+    """Raise InputError where a record in a build folder is not as a command of ours wrote it."""
+    for path in paths:
+        record = Path(f"{path}.json") if path.suffix == BY_RECORD else path
+        if (seals := seals_over(record)) and record.is_file() and (seal := seals.of_file(record)) != Seal.VALID:
+            advice = "make it again, or say SEALS=no to trust it"
+            raise InputError(record, "what a command of this project wrote", seal.value, advice)
+
+
 class MadeFrom(Fields):
     """What a page says that it was made from."""
 
@@ -206,6 +217,7 @@ def main(argv: list[str] | None = None) -> None:
             args.output, "records of a build to report on", "none", "run make analyze, or make demo, first"
         )
     check_apart(inputs, [args.output])
+    check_sealed(inputs)
     records = read_records(args.name, paths, args.quants, args.summaries, args.mmproj, args.tasks)
     made_from = {
         "parts": [part for part in MADE_BY if getattr(args, part)],

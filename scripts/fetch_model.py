@@ -25,7 +25,7 @@ from checkpoints.moe_families import expert_tensors, family_of, shape_of
 from choice.drop_metadata import check_full
 from files.deadline import MODEL_SECONDS, within
 from files.hub_client import is_on_hub
-from files.input_errors import InputError, sha256_file
+from files.input_errors import InputError, keep_readers_out, sha256_file
 from files.json_records import read_record
 from files.option_types import command_parser, named_path
 from files.safe_files import check_apart, run
@@ -57,7 +57,7 @@ def download_model(model_id: str, directory: Path) -> None:
             revision = HfApi().model_info(model_id).sha
             # Who could read its notes could hold the client's locks there.
             (directory / HUB_NOTES).mkdir(parents=True, exist_ok=True)
-            (directory / HUB_NOTES).chmod(0o700)
+            keep_readers_out(directory / HUB_NOTES)
             snapshot_download(model_id, revision=revision, local_dir=directory, allow_patterns=PATTERNS)
             listed = HfApi().list_repo_tree(model_id, recursive=True, revision=revision)
             return {entry.path: entry for entry in listed if isinstance(entry, RepoFile)}

@@ -13,6 +13,7 @@ Example: .venv/bin/python scripts/free_disk.py --outlined --gguf build/my-26b/fu
 import argparse
 from pathlib import Path
 
+from checkpoints.checkpoint import read_checkpoint
 from checkpoints.outline import write_checkpoint_outline
 from choice.drop_metadata import METADATA_NAME, read_metadata
 from files.input_errors import InputError
@@ -62,11 +63,16 @@ def free_weights(directory: Path, outline: Path) -> int:
     if not directory.is_dir() and not outline.is_dir():
         raise InputError(directory, "a checkpoint, or the outline of one that has gone", "neither")
     # A kill may have left some of the shards. The outline was whole by then.
-    shards = sorted(directory.resolve().glob("*.safetensors"))
-    if shards and (directory / METADATA_NAME).exists():
-        read_metadata(directory / METADATA_NAME)  # else nobody would know the digests of what goes
-    if shards and not outline.is_dir():
+    if any(directory.resolve().glob("*.safetensors")) and not outline.is_dir():
+        if (directory / METADATA_NAME).exists():
+            read_metadata(directory / METADATA_NAME)  # else nobody would know the digests of what goes
         write_checkpoint_outline(directory.resolve(), outline)
+    # What else lies there, such as an adapter, is no part of the model and has no outline.
+    names = {tensor.file.name for tensor in read_checkpoint(outline).values()} if outline.is_dir() else set()
+    shards = [path for name in sorted(names) if (path := directory.resolve() / name).is_file()]
+    if links := [path for path in shards if path.is_symlink()]:  # as in the Hub's cache: the bytes are elsewhere
+        print(f"{directory}: {len(links)} of its {len(shards)} weight files are links, left as they are")
+    shards = [path for path in shards if path not in links]
     size = sum(path.stat().st_size for path in shards)
     for path in shards:
         remove(path)

@@ -23,7 +23,6 @@ from chats.chat_tokenizer import load_tokenizer
 from chats.questions import QUESTION_SEED, Question, load_questions, question_set_digest
 from files.command_start import die_with_parent
 from files.input_errors import InputError, sha256_file
-from files.json_records import sha256_json
 from files.option_types import command_parser, output_file, positive
 from files.run_state import RunState, results_folder
 from files.safe_files import check_apart, replace_when_done, require_disk_space, run
@@ -152,7 +151,7 @@ def main(argv: list[str] | None = None) -> None:
     inputs = {
         "gguf_sha256": record["sha256"],
         "questions_sha256": question_set_digest(questions[: args.limit]),
-        "texts_sha256": sha256_json(chats.texts),
+        "texts_sha256": chats.digest,
         "max_tokens": args.max_tokens,
         "gpu_layers": args.gpu_layers,
         "llama_cpp": tools.version(),

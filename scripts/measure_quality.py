@@ -31,7 +31,6 @@ from chats.questions import QUESTION_SEED, Question, load_questions, question_se
 from choice.drop_map import question_ids_of
 from choice.drop_metadata import read_method
 from files.input_errors import InputError, read_words, sha256_file
-from files.json_records import sha256_json
 from files.known_digests import known_sha256
 from files.option_types import command_parser, output_file
 from files.run_state import RunState
@@ -213,7 +212,7 @@ def described_inputs(args: argparse.Namespace, questions: list[Question], chats:
         "full_sha256": known_sha256(args.full),
         "pruned_sha256": known_sha256(args.pruned),
         "questions_sha256": question_set_digest(questions),
-        "texts_sha256": sha256_json(chats.texts),
+        "texts_sha256": chats.digest,
         "max_tokens": args.max_tokens,
         "gpu_layers": args.gpu_layers,
         "versions": {

@@ -238,7 +238,7 @@ def inputs_of(args: argparse.Namespace, tools: LlamaCpp, questions: list[Questio
         "source_sha256": known_sha256(args.input),
         "imatrix_sha256": held_sha256(args.imatrix),
         "questions_sha256": question_set_digest(questions),
-        "texts_sha256": sha256_json(chats.texts),
+        "texts_sha256": chats.digest,
         "chats": len(questions),
         "reply_tokens": int(chats.counts["reply"].sum()),
         # Only another value than the default: values of hours that were measured with it stay valid.

@@ -33,9 +33,9 @@ def test_a_link_to_the_key_below_the_build_folder_is_refused(place, link, tmp_pa
     }[place]
     (tmp_path / at).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / at).write_bytes(b"k" * 32)
-    (tmp_path / "build/x").mkdir(parents=True)
+    (tmp_path / "build/gemma-4-demo").mkdir(parents=True)
     assert call_make("drop", "-n", f"BUILD={tmp_path}/build", **here | given).returncode == 0
-    link(tmp_path / at, tmp_path / "build/x/settings.txt")
+    link(tmp_path / at, tmp_path / "build/gemma-4-demo/settings.txt")
     done = call_make("drop", "-n", f"BUILD={tmp_path}/build", **here | given)
     found = "no link to the key of the seals" if link is os.link else "no link, found "
     assert done.returncode != 0 and f"expected {found}" in done.stderr, done.stderr
@@ -159,6 +159,34 @@ def test_no_tool_is_run_out_of_the_build_folder(tmp_path):
     assert call_make("-n", "doctor", f"BUILD={tmp_path / 'none-yet'}", "LLAMA_CPP=").returncode == 0
 
 
+@pytest.mark.parametrize("name", ["disk 2", "a;b", "$(touch canary)", "o'brien"])
+def test_a_place_of_the_tools_that_is_more_than_a_word_is_refused(name, tmp_path):
+    """With a blank in it clean-tools removed another folder, up to the blank."""
+    (tmp_path / "disk").mkdir()
+    given = {"XDG_CACHE_HOME": f"{tmp_path}/{name}", "MOE_TOOLS_CACHE": ""}
+    done = call_make("clean-tools", "YES=1", **given)
+    assert done.returncode != 0 and "MOE_TOOLS_CACHE: expected a place without blanks" in done.stderr, done.stderr
+    assert (tmp_path / "disk").is_dir() and not (REPO / "canary").exists()
+
+
+def test_the_folder_that_every_disk_has_is_passed_by(tmp_path):
+    """mkfs makes it, root's own, in the topmost folder of a disk."""
+    if os.getuid():
+        pytest.skip("only root can make a folder that a user cannot list")
+    (tmp_path / "build/lost+found").mkdir(parents=True, mode=0o700)
+    os.chmod(tmp_path, 0o755)
+    asked = ["setpriv", "--reuid=65534", "--clear-groups", REPO / "make/check_build.sh", "build", "build/m/p", "key"]
+    done = subprocess.run(asked, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("", "")
+    (tmp_path / "build/m/full/checkpoint/.cache").mkdir(parents=True, mode=0o700)  # of the Hub's client
+    (tmp_path / "build/.built-by-this-project").touch()
+    done = subprocess.run(asked, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("", "")
+    (tmp_path / "build/other").mkdir(mode=0o700)
+    done = subprocess.run(asked, cwd=tmp_path, capture_output=True, text=True)
+    assert "expected folders that can be listed, found build/other" in done.stdout
+
+
 def test_replace_waits_for_the_end_of_another_run(tmp_path):
     """What the other run is making would be taken away under its hands."""
     log = tmp_path / "build/gemma-4-demo/other/logs/analyse.log"
@@ -175,7 +203,7 @@ def test_replace_waits_for_the_end_of_another_run(tmp_path):
 
 def test_folders_that_another_run_removes_refuse_nothing(tmp_path):
     """find fails where one has gone meanwhile."""
-    race = "while :; do mkdir -p build/{1..40}/a/b build/{1..40}/c; rm -rf build/*/a build/*/c; done"
+    race = "while :; do mkdir -p build/bench{1..40}/{a/b,c}; rm -rf build/*/a build/*/c; done"
     with subprocess.Popen(["bash", "-c", race], cwd=tmp_path, start_new_session=True) as racing:
         try:
             for _ in range(60):
@@ -237,10 +265,25 @@ def test_a_build_without_its_marker_is_refused(tmp_path):
     assert done.returncode != 0 and "expected its marker .built-by-this-project, found none; if all" in done.stderr
 
 
+def test_a_folder_in_which_other_things_lie_becomes_no_build(tmp_path):
+    """Of what lies in a build folder clean knows ours by its name: it deleted downloads of the user's."""
+    for name in ("lost+found", "plans", "gemma-4-demo"):  # every disk has the first, and plans come before a build
+        (tmp_path / name).mkdir()
+    assert call_make("drop", "-n", f"BUILD={tmp_path}").returncode == 0
+    (tmp_path / "downloads").mkdir()
+    done = call_make("drop", "-n", f"BUILD={tmp_path}")
+    assert done.returncode != 0 and f"expected a new or an empty folder, or one of this project, found {tmp_path}" in (
+        done.stderr
+    )
+    (tmp_path / ".built-by-this-project").touch()
+    assert call_make("drop", "-n", f"BUILD={tmp_path}").returncode == 0
+
+
 def test_a_file_with_another_name_elsewhere_is_refused(tmp_path):
     """What is written in place would be written there, too."""
     build = tmp_path / "build"
     (build / "kills").mkdir(parents=True)
+    (build / ".built-by-this-project").touch()
     (tmp_path / "mine").write_text("mine")
     (build / "a.json").hardlink_to(tmp_path / "mine")
     done = call_make("drop", "-n", f"BUILD={build}")

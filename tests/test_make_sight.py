@@ -8,12 +8,14 @@ import subprocess
 from pathlib import Path
 
 from conftest import DEMO, REPO
+from files.seals import MARKER
 
 import pytest
 
 
 def planned(build: Path, *variables: str) -> subprocess.CompletedProcess:
     """A dry run of a release without scores."""
+    (build / MARKER).touch()
     arguments = ["make", "-n", "release", "NAME=m", "SCORED=no", f"BUILD={build}", *variables]
     return subprocess.run(arguments, cwd=REPO, capture_output=True, text=True)
 
@@ -73,6 +75,8 @@ def test_an_assistant_of_the_hub_is_fetched_once_and_one_of_a_directory_is_taken
 
 
 def test_the_plan_leaves_out_only_an_assistant_that_must_be_fetched_first(tmp_path):
+    (tmp_path / MARKER).touch()
+
     def plan(draft: str) -> str:
         arguments = ["make", "-n", "plan", f"BUILD={tmp_path}", f"DRAFT={draft}"]
         return subprocess.run(arguments, cwd=REPO, capture_output=True, text=True).stdout

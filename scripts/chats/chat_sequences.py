@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from chats.questions import Question
 from chats.template_sandbox import TemplateFailure, render_chat
 from files.input_errors import InputError
+from files.json_records import sha256_json
 from files.silence import in_a_library
 
 if TYPE_CHECKING:  # importing transformers takes seconds, and only the caller's tokenizer needs it
@@ -30,8 +31,15 @@ class Sequence:
 
     @property
     def digest(self) -> str:
-        """The hex sha256 of the ids as little-endian int32."""
-        return hashlib.sha256(struct.pack(f"<{len(self.ids)}i", *self.ids)).hexdigest()
+        """The hex sha256 of the ids as little-endian int32, and of `start` after them where not all of them count."""
+        # The same ids can have another start: the prompt alone can be other tokens than the prompt within its chat.
+        numbers = [*self.ids, self.start] if self.start else self.ids
+        return hashlib.sha256(struct.pack(f"<{len(numbers)}i", *numbers)).hexdigest()
+
+
+def sequences_digest(sequences: list[Sequence]) -> str:
+    """Return the hex sha256 over all token ids and starts, as measurements of loss record it (`texts_sha256`)."""
+    return sha256_json([sequence.digest for sequence in sequences])
 
 
 def chat_prompt(tokenizer: "PreTrainedTokenizerBase", question: Question) -> str:

@@ -13,6 +13,7 @@ import random
 import re
 import resource
 import signal
+import time
 from datetime import datetime
 from multiprocessing.connection import Connection
 from types import SimpleNamespace
@@ -37,7 +38,7 @@ TIMES_THE_CHAT, OWN_CHARACTERS = 4, 1 << 15
 # would be made of two. So it is always this day, and every chat is drawn alike.
 TODAY, DRAWN_BY = datetime(2026, 1, 1), 0
 # How Python writes what has no text of its own, such as a function of Jinja's: by its address, another one each time.
-ADDRESS = re.compile(r" at 0x[0-9a-f]+>")
+ADDRESS = re.compile(r"\b0x[0-9a-f]{8,}", re.IGNORECASE)
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # a terminal obeys some, and texts are looked at there
 
 
@@ -118,6 +119,8 @@ def _serve(pipe: Connection) -> None:
     from transformers.utils import chat_template_utils
 
     vars(chat_template_utils)["datetime"] = SimpleNamespace(now=lambda: TODAY)  # of its strftime_now
+    os.environ["TZ"] = "UTC"  # the seconds of that day begin elsewhere in other zones
+    time.tzset()
     _limit_memory()
     left: float = WORK_SECONDS
     try:

@@ -8,11 +8,11 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from chats.chat_sequences import MAX_TOKENS, chat_answer, chat_prompt, teacher_forced_sequence
+from chats.chat_sequences import MAX_TOKENS, chat_answer, chat_prompt, sequences_digest, teacher_forced_sequence
 from chats.chat_tokenizer import load_tokenizer
 from chats.questions import Question
 from files.input_errors import sha256_file
-from files.json_records import FileRecord, Sha256, read_record, sha256_json
+from files.json_records import FileRecord, Sha256, read_record
 from files.seals import Seal, sealing, seals_over
 
 if TYPE_CHECKING:  # importing transformers takes a second
@@ -27,9 +27,9 @@ class RenderedText(FileRecord):
 
 
 def texts_digest(checkpoint: Path, questions: list[Question], max_tokens: int = MAX_TOKENS) -> str:
-    """Return the hex sha256 over the token ids of all chats, as measurements of loss record it (`texts_sha256`)."""
+    """Return the `sequences_digest` of all chats, of which the answers count."""
     tokenizer = load_tokenizer(checkpoint)
-    return sha256_json([teacher_forced_sequence(tokenizer, one, max_tokens, "answer").ids for one in questions])
+    return sequences_digest([teacher_forced_sequence(tokenizer, one, max_tokens, "answer") for one in questions])
 
 
 def calibration_chats(tokenizer: "PreTrainedTokenizerBase", questions: list[Question]) -> list[str]:
@@ -65,8 +65,10 @@ def rendered_from(text: Path) -> str | None:
     return known["question_file_sha256"] if known["sha256"] == sha256_file(text) else None
 
 
-def analysed_digests(checkpoint: Path, questions: list[Question], max_tokens: int) -> tuple[str, dict[str, str]]:
+def analysed_digests(
+    checkpoint: Path, questions: list[Question], max_tokens: int, counted: str
+) -> tuple[str, dict[str, str]]:
     """Return the hex sha256 of the chat template, and by Record ID that of the token ids, as statistics hold them."""
     tokenizer = load_tokenizer(checkpoint)
     template = hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest()
-    return template, {q.record_id: teacher_forced_sequence(tokenizer, q, max_tokens, "all").digest for q in questions}
+    return template, {q.record_id: teacher_forced_sequence(tokenizer, q, max_tokens, counted).digest for q in questions}

@@ -114,6 +114,8 @@ def unreadable_setting(environment: Mapping[str, str]) -> str:
         return "HF_ENDPOINT: expected the address of a Hub, found one that cannot be read"
     if "@" in address.netloc:  # it would stand in messages, and as the source of what is downloaded
         return "HF_ENDPOINT: expected an address without a user's name or password, found one with it"
+    if address.query or address.fragment:  # some have a key there
+        return "HF_ENDPOINT: expected an address without a query, found one with it"
     return ""
 
 

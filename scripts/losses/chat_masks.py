@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from chats.chat_sequences import Sequence
+from chats.chat_sequences import Sequence, sequences_digest
 from chats.question_words import held_texts
 from chats.questions import Question
 
@@ -22,6 +22,7 @@ class Chats:
     texts: list[list[int]]
     masks: dict[str, np.ndarray]  # [tokens] bool
     counts: dict[str, np.ndarray]  # [chats] int64
+    digest: str | None  # the sequences_digest; None of chats whose counts alone are known
 
 
 def unseen_questions(questions: list[Question], calibration: str, chose: set[str]) -> list[Question]:
@@ -39,6 +40,7 @@ def chats_of(sequences: list[Sequence]) -> Chats:
         [sequence.ids for sequence in sequences],
         {name: np.concatenate(parts) for name, parts in masks.items()},
         {name: np.array([int(mask.sum()) for mask in parts]) for name, parts in masks.items()},
+        sequences_digest(sequences),
     )
 
 

@@ -67,7 +67,7 @@ def read_chats(folder: Path) -> Chats:
         raise InputError(folder / CHATS_NAME, "chats of one token and more (int64)", "others")
     if len(counts["all"]) != len(counts["reply"]) or (counts["reply"] > counts["all"]).any():
         raise InputError(folder / CHATS_NAME, "replies within their chats", "longer ones")
-    return Chats([], masks_of(counts), counts)
+    return Chats([], masks_of(counts), counts, None)
 
 
 def read_results(path: Path, references: Iterable[str], tokens: int) -> Arrays:

@@ -26,6 +26,8 @@ SILENT_SECONDS = 120  # without any word to that, a server counts as hung
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1, 60  # between two looks at a server that is left out
 GIVE_UP_SECONDS = 600  # without any server that is well; ours are not waited for, as they were started again
 ERROR_CHARACTERS = 300  # of a failed attempt, as recorded
+# A shorter key ("none", "EMPTY") is no secret and may be a word of an answer, which stays as the model wrote it.
+LEAST_KEY = 16
 NO_ANSWER = (aiohttp.ClientError, ConnectionError, TimeoutError)
 # An answer that is no JSON, or another JSON.
 NO_COMPLETION = (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError)
@@ -177,6 +179,10 @@ class ServerPool:
                 method, url, json=body, headers=server.headers, allow_redirects=False
             ) as answer:
                 content = await bounded(answer)
+                if len(server.shown_key) >= LEAST_KEY:
+                    content = server.without_key(content.decode(errors="surrogateescape")).encode(
+                        errors="surrogateescape"
+                    )
                 if answer.status != 200:
                     words = server.without_key(content.decode(errors="replace"))[:ERROR_CHARACTERS]
                     raise RefusedRequest(f"HTTP {answer.status}: {words}")

@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from files.host_locks import LOOK_SECONDS, Holder, held_by_another, holder_of, locks_in, release, take
@@ -61,8 +61,9 @@ def wait_for(lock: Path, target: Path, patience: float, tell: Callable[[str], No
 def sign_of(lock: Path) -> int:
     """Return the time of a lock, 0 when it is gone."""
     try:
-        if lock.is_file():
-            lock.open("rb").close()  # an NFS client looks anew only at what is opened
+        with suppress(PermissionError):  # of another user, who shares the folder but not the file
+            if lock.is_file():
+                lock.open("rb").close()  # an NFS client looks anew only at what is opened
         return lock.lstat().st_mtime_ns
     except FileNotFoundError:
         return 0

@@ -47,7 +47,8 @@ def test_a_command_reads_no_mode_from_the_environment():
 
 @pytest.mark.parametrize(
     "name, value",
-    [("HF_HUB_DOWNLOAD_TIMEOUT", "abc"), ("HF_HUB_ETAG_TIMEOUT", "1.5"), ("HF_ENDPOINT", "http://me:pw@[::1")],
+    [("HF_HUB_DOWNLOAD_TIMEOUT", "abc"), ("HF_HUB_ETAG_TIMEOUT", "1.5"), ("HF_ENDPOINT", "http://me:pw@[::1")]
+    + [("HF_ENDPOINT", "https://hub.example/?token=pw")],
 )
 def test_what_would_end_the_import_of_the_hubs_client_is_one_line(name, value):
     """Without its value, which may hold a password."""

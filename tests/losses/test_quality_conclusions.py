@@ -155,3 +155,6 @@ def test_seen_questions_are_left_out_and_the_last_position_scores_nothing():
     chats = chats_of([Sequence([5, 6, 7, 8], 2, False), Sequence([5, 6, 7], 1, False)])
     assert chats.masks["reply"].tolist() == [False, True, True, True, True] and chats.counts["reply"].tolist() == [2, 2]
     assert chats.masks["all"].all() and chats.counts["all"].tolist() == [3, 2]
+    # Where a reply begins is not in the ids: a tokenizer can read a prompt alone otherwise than within its chat.
+    others = chats_of([Sequence([5, 6, 7, 8], 3, False), Sequence([5, 6, 7], 1, False)])
+    assert others.texts == chats.texts and others.digest != chats.digest

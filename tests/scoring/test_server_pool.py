@@ -324,6 +324,31 @@ def test_a_certificate_is_verified(tmp_path, monkeypatch):
     assert seen == ["Bearer secret"]
 
 
+@pytest.mark.parametrize(
+    "key, said", [("a key of many letters", "..."), ('a "key" of many letters', "..."), ("EMPTY", "EMPTY")]
+)
+def test_an_answer_that_repeats_the_key_is_taken_without_it(key, said):
+    """It goes into records and the log. A key that is a word stays: an answer is what the model wrote."""
+
+    async def answer(request: web.Request) -> web.Response:
+        return web.json_response({"content": f"é {request.headers['Authorization']}"})
+
+    async def ask() -> dict:
+        app = web.Application()
+        app.router.add_get("/props", answer)
+        runner = web.AppRunner(app, access_log=None)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        try:
+            async with ServerPool([AskedServer(url, url, key)], 1, 60).opened() as pool:
+                return await pool.request(pool.servers[0], "/props")
+        finally:
+            await runner.cleanup()
+
+    assert asyncio.run(ask()) == {"content": f"é Bearer {said}"}
+
+
 @pytest.mark.parametrize("key", ["secret", 'se"cr\\et'])
 def test_a_refusal_that_repeats_the_key_is_told_without_it(key):
     async def answer(request: web.Request) -> web.Response:
