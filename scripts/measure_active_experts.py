@@ -20,7 +20,7 @@ from pathlib import Path
 
 from chats.chat_sequences import teacher_forced_sequence
 from chats.chat_tokenizer import load_tokenizer
-from chats.questions import QUESTION_SEED, Question, load_questions, question_set_digest
+from chats.questions import QUESTION_SEED, Question, count_without_reasoning, load_questions, question_set_digest
 from files.command_start import die_with_parent
 from files.input_errors import InputError, sha256_file
 from files.option_types import command_parser, output_file, positive
@@ -173,6 +173,7 @@ def main(argv: list[str] | None = None) -> None:
         "chats": len(chats.texts),
         "chat_tokens": int(chats.counts["reply"].sum()),
         "chat_max_tokens": args.max_tokens,
+        "no_reasoning": count_without_reasoning(questions[: args.limit]),
         "chats_sha256": inputs["questions_sha256"],
         "questions": len(asked),
         "questions_sha256": question_set_digest(asked),

@@ -30,7 +30,7 @@ from chats.chat_tokenizer import load_tokenizer
 from chats.questions import Question, load_questions, read_labels, read_rows
 from checkpoints.checkpoint import hold_checkpoint, read_checkpoint, read_config, source_digest, weights_digest
 from choice.criteria import BY_ORDER, CRITERIA, PROTECTING, RANK, answerable, scores_of
-from choice.drop_map import DropMap, Shape, criterion_of, read_drop_map, read_map, values_by_layer
+from choice.drop_map import DropMap, Shape, check_digests, criterion_of, read_drop_map, read_map, values_by_layer
 from choice.expert_stats import protected, read_stats
 from files.host_locks import only_host
 from files.input_errors import InputError, sha256_file
@@ -233,7 +233,7 @@ def sets_of(drop: dict[int, list[int]], content: dict, layers: list[int], top: i
 
 
 def map_findings(
-    args: argparse.Namespace, arrays: dict[str, np.ndarray], own: DropMap, shape: Shape, top: int
+    args: argparse.Namespace, metadata: dict, arrays: dict[str, np.ndarray], own: DropMap, shape: Shape, top: int
 ) -> list[dict]:
     """Return the maps by other criteria from the same statistics, and the maps given, against the run's own."""
     layers, keep = list(shape.layers), own.keep_count
@@ -252,10 +252,12 @@ def map_findings(
             criterion, mine, (drop, best_experts(scores_of(criterion, free).tolist(), layers, top)), shape.experts
         )
         pairs.append(pair)
+    weights = {"weights_sha256": metadata["weights_sha256"]}
     for path in args.maps:
         if build_folder(path):  # under the name of what made it there
             check_written_by(path, ("generate_drop_map", "copy_drop_map"))
         other = read_drop_map(path, shape)
+        check_digests(path, other, args.model, weights, "compare maps of one model")
         # Of our own maps, which all have one name, the folder tells more.
         name = path.resolve().parent.name if path.name == "drop_map.json" else path.stem
         pair = map_pair(name, mine, sets_of(other.drop, read_map(path), layers, top), shape.experts)
@@ -273,7 +275,8 @@ def all_findings(args: argparse.Namespace) -> dict:
     ids = [question["id"] for question in metadata["questions"]]
     if column := column_of(args):  # before hours of work, and a reason to end, where a lack of domains is none
         read_labels(args.questions, column)
-    maps = map_findings(args, arrays, own, shape, top)  # first: what is refused is refused before the model runs
+    # First: what is refused is refused before the model runs.
+    maps = map_findings(args, metadata, arrays, own, shape, top)
     missing, found = {}, None
     try:
         found = domain_findings(args, arrays, ids, own.details, own.keep_count, top)

@@ -27,7 +27,14 @@ from pathlib import Path
 
 from chats.chat_sequences import teacher_forced_sequence
 from chats.chat_tokenizer import load_tokenizer
-from chats.questions import QUESTION_SEED, Question, load_questions, question_set_digest, read_ids
+from chats.questions import (
+    QUESTION_SEED,
+    Question,
+    count_without_reasoning,
+    load_questions,
+    question_set_digest,
+    read_ids,
+)
 from choice.drop_map import question_ids_of
 from choice.drop_metadata import read_method
 from files.input_errors import InputError, read_words, sha256_file
@@ -42,7 +49,7 @@ from losses.chat_masks import Arrays, Chats, chats_of, unseen_questions
 from losses.quality_conclusions import Measured, quality_conclusions
 from losses.quality_page import quality_page
 from losses.quality_picture import draw_quality
-from losses.quality_record import Quality
+from losses.quality_record import Quality, no_reasoning_in_words
 from losses.scored_chats import add_chat_arguments, against
 from losses.stored_logits import StoredLogits, missing_texts, open_model, progress, stored_bytes
 from losses.stored_results import (
@@ -244,6 +251,7 @@ def main(argv: list[str] | None = None) -> None:
         "score": args.score,
         "tokens": {name: int(counts.sum()) for name, counts in chats.counts.items()},
         "cut": sum(sequence.truncated for sequence in sequences),
+        "no_reasoning": count_without_reasoning(questions),
         "conclusions": quality_conclusions(measured, chats.counts[args.score]),
         "files": [entry.described() for entry in measured],
     }
@@ -251,7 +259,7 @@ def main(argv: list[str] | None = None) -> None:
     draw_quality(args.pruned.stem.removesuffix("-F16"), measured, args.output.with_suffix(".png"))
     with replace_when_done(args.output) as partial:  # last: it is the file that make looks for
         partial.write_text(quality_page(content, measured), encoding="utf-8")
-    print(f"{args.output}: {len(measured)} files over {len(questions)} chats")
+    print(f"{args.output}: {len(measured)} files over {len(questions)} chats{no_reasoning_in_words(content)}")
 
 
 if __name__ == "__main__":

@@ -228,6 +228,11 @@ def check_record_id(path: Path, number: int, name: str) -> None:
         )
 
 
+def count_without_reasoning(questions: list[Question]) -> int:
+    """Return how many questions have no reasoning: their chats are little more than the answer's letter."""
+    return sum(not question.explanation for question in questions)
+
+
 def check_reasonings(path: Path, questions: list[Question]) -> None:
     """Raise InputError when none of a file's questions has a reasoning."""
     if not any(question.explanation for question in questions):

@@ -6,7 +6,7 @@ Somebody who rewrites the stored results themselves is not seen.
 from pathlib import Path
 
 from chats.chat_sequences import MAX_TOKENS
-from chats.questions import QUESTION_SEED, load_questions, question_set_digest
+from chats.questions import QUESTION_SEED, count_without_reasoning, load_questions, question_set_digest
 from chats.texts_again import texts_digest
 from choice.drop_metadata import METADATA_NAME, read_metadata
 from files.input_errors import InputError, read_words
@@ -22,6 +22,9 @@ from release.manifest import DIGITS
 
 # A build whose losses make takes for finished is measured again only when told; the stored logits spare most of it.
 MEASURE = "run `make quality REPLACE=quality`"
+
+
+UNMADE = ("inputs", "left_out", "no_reasoning", "score", "question_file_sha256")
 
 
 def quality_again(lineage: Lineage, quality: dict) -> tuple[list[Measured], Chats]:
@@ -50,6 +53,7 @@ def chat_breaks(lineage: Lineage, path: Path, quality: dict) -> Breaks:
                 ("chats left out:", len(questions) - len(unseen), quality["left_out"]),
                 # As make measures: of chats that are cut shorter the card does not speak.
                 ("chats of so many tokens at most:", MAX_TOKENS, inputs["max_tokens"]),
+                ("chats without a reasoning:", count_without_reasoning(chats), quality.get("no_reasoning", 0)),
                 (TEXTS, texts, inputs.get("texts_sha256")),
             ]
             return breaks_of(path, pairs, MEASURE)
@@ -77,7 +81,7 @@ def quality_breaks(lineage: Lineage) -> Breaks:
     longest = sum(int(count) + 1 >= quality["inputs"]["max_tokens"] for count in chats.counts["all"])
     again = {
         # Looked at elsewhere (chats, read_breaks); older measurements do not say which file they read.
-        **{key: quality[key] for key in ("inputs", "left_out", "score", "question_file_sha256") if key in quality},
+        **{key: quality[key] for key in UNMADE if key in quality},
         "cut": min(quality["cut"], longest),  # a chat that just fits is not cut
         "chats": len(chats.counts["all"]),
         "tokens": {name: int(counts.sum()) for name, counts in chats.counts.items()},

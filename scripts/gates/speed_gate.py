@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from chats.chat_sequences import MAX_TOKENS
-from chats.questions import QUESTION_SEED, Question, load_questions, question_set_digest
+from chats.questions import QUESTION_SEED, Question, count_without_reasoning, load_questions, question_set_digest
 from chats.texts_again import texts_digest
 from files.input_errors import InputError, sha256_file
 from files.json_records import read_record
@@ -156,7 +156,9 @@ def active_asked_breaks(results: dict, lineage: Lineage) -> Breaks:
             texts = texts_digest(lineage.metadata_path.parent, questions[: counts[0]], results["chat_max_tokens"])
             # As make measures: of chats that are cut shorter the card does not speak.
             longest = ("chats of so many tokens at most:", MAX_TOKENS, results["chat_max_tokens"])
-            return breaks_of(ACTIVE_NAME, [longest, (TEXTS, texts, results["texts_sha256"])], MEASURE_ACTIVE)
+            short = count_without_reasoning(questions[: counts[0]]), results.get("no_reasoning", 0)
+            pairs = [longest, ("chats without a reasoning:", *short), (TEXTS, texts, results["texts_sha256"])]
+            return breaks_of(ACTIVE_NAME, pairs, MEASURE_ACTIVE)
     whose = "the evaluation's question file" if scored else "a question file of the build"
     expected = f"the first {counts[0]} chats and the first {counts[1]} questions of {whose}"
     return [InputError(ACTIVE_NAME, expected, "others", MEASURE_ACTIVE)]

@@ -49,9 +49,9 @@ class Quality(Record):
     """One measurement.
 
     chats: number of chats measured; left_out: those that calibration or the choice of experts had seen; cut: those that
-    were longer than max_tokens. choice_known: whether it is known which questions chose the experts. score: which
-    tokens count, "reply" or "all"; tokens: their number, by that name. conclusions: by loss, what `conclusion_of_loss`
-    of quality_conclusions.py returns.
+    were longer than max_tokens; no_reasoning: those whose question has none. choice_known: whether it is known which
+    questions chose the experts. score: which tokens count, "reply" or "all"; tokens: their number, by that name.
+    conclusions: by loss, what `conclusion_of_loss` of quality_conclusions.py returns.
     """
 
     what: ClassVar[str] = "measurements of measure_quality.py"
@@ -63,6 +63,7 @@ class Quality(Record):
     score: str
     tokens: dict[str, Count]
     cut: Count
+    no_reasoning: Count = 0  # older records do not say
     conclusions: dict[str, dict]
     files: Annotated[list[MeasuredFile], Field(min_length=1)]
 
@@ -71,7 +72,7 @@ class Quality(Record):
         """Refuse counts that cannot be, and losses and conclusions that are not those of one measurement."""
         require(self.score in self.tokens and "all" in self.tokens, "tokens of score and of all")
         require(self.tokens[self.score] <= self.tokens["all"], "tokens of the score within all")
-        require(self.cut <= self.chats, "cut at most chats")
+        require(max(self.cut, self.no_reasoning) <= self.chats, "cut and no_reasoning at most chats")
         require(len({file.label for file in self.files}) == len(self.files), "every label once")
         # Of the pruned F16 model, so of every file the same.
         pruning = [file.losses.get("pruning") for file in self.files]
@@ -155,9 +156,15 @@ def measured(records: dict[str, dict], quality: dict | None) -> dict[str, dict]:
 def chats_in_words(quality: dict) -> str:
     """Return how many chats were measured, and what of this build had seen none of them."""
     begin = f"{quality['chats']} chats of questions that"
+    short = no_reasoning_in_words(quality)
     if quality.get("choice_known", True):
-        return f"{begin} neither calibration nor the choice of experts has seen"
-    return f"{begin} calibration has not seen (not known whether the choice of experts has)"
+        return f"{begin} neither calibration nor the choice of experts has seen{short}"
+    return f"{begin} calibration has not seen (not known whether the choice of experts has){short}"
+
+
+def no_reasoning_in_words(results: dict) -> str:
+    """Return how many of the measured chats are the answer's letter alone, "" where none is: their loss is small."""
+    return f", {found} of them without a reasoning" if (found := results.get("no_reasoning")) else ""
 
 
 def measured_chats(quality: dict, active: dict | None) -> int:

@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, Self
 
 from files.display import markdown_table, percent_with_error, plural, with_error
 from files.json_records import Count, Fields, ModelName, Positive, Record, Sha256, require
+from losses.quality_record import no_reasoning_in_words
 from speed.round_speeds import Speed, factor_in_words, mean_speed, where_in_words
 
 from pydantic import Field, model_validator
@@ -51,6 +52,7 @@ class ActiveExperts(Record):
     chats: Positive
     chat_tokens: Count
     chat_max_tokens: Positive
+    no_reasoning: Count = 0  # chats whose question has none; older records do not say
     chats_sha256: Sha256
     texts_sha256: Sha256
     questions: Positive
@@ -117,7 +119,8 @@ def active_words(results: dict) -> str:
     return (
         f"All rows are `{results['gguf']}`. KLD (nats per token, ± one standard error) is against the same file with "
         f"its own {results['own']} active experts, over {results['chat_tokens']} tokens of "
-        f"{plural(results['chats'], 'chat')}. Speed: greedy answers to {plural(results['questions'], 'question')} of "
+        f"{plural(results['chats'], 'chat')}{no_reasoning_in_words(results)}. Speed: greedy answers to "
+        f"{plural(results['questions'], 'question')} of "
         f"at most {results['max_tokens']} tokens, all numbers in turn, {plural(results['rounds'], 'round')}, "
         f"{where_in_words(results)}, ± one standard error over rounds.{scored}"
     )

@@ -57,6 +57,11 @@ def of_texts(build: Build) -> None:
     of_inputs_everywhere(build, lambda inputs: inputs.update(texts_sha256="4" * 64))
 
 
+def of_short_chats(build: Build) -> None:
+    """Losses over the answer's letter alone are small, so a card says how many chats had no more."""
+    build.change(build.evidence / "quality.json", lambda quality: quality.update(no_reasoning=1))
+
+
 def of_no_texts(build: Build) -> None:
     of_inputs_everywhere(build, lambda inputs: inputs.pop("texts_sha256"))
 
@@ -67,6 +72,7 @@ def of_no_texts(build: Build) -> None:
         (lambda build: None, ""),
         (of_texts, "chats by the checkpoint's tokenizer and chat template, sha256"),
         (of_no_texts, "found None; run `make quality REPLACE=quality`"),
+        (of_short_chats, "chats without a reasoning: 0, found 1"),
         (of_losses, "losses.total.kld[0]"),
         (of_conclusions, "conclusions.total.dominated"),
         (of_measured_file, "losses of this build's Q8_0"),

@@ -153,6 +153,7 @@ def of_other_questions(field: str) -> Callable[[dict], object]:
         ("active-experts.json", lambda content: content.update(rounds=9), "speeds of every round"),
         ("active-experts.json", of_other_questions("questions_sha256"), "the first 2 questions of a question file"),
         ("active-experts.json", of_other_questions("chats_sha256"), "the first 2 chats and"),
+        ("active-experts.json", lambda content: content.update(no_reasoning=1), "without a reasoning: 0, found 1"),
         ("active-experts.json", of_other_questions("texts_sha256"), "chats by the checkpoint's tokenizer"),
     ],
 )

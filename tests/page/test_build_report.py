@@ -8,10 +8,12 @@ from pathlib import Path
 
 from browser import chromium, opened
 from build_report import main
+from calls import seal_all
 from choice.expert_stats import read_stats
 from conftest import REPO
 from files.display import KIND_COLORS
 from files.json_records import read_json
+from files.seals import MARKER
 from generate_drop_map import main as choose
 from makers.report_pages import shared_page
 from makers.synthetic_build import change, options, write_build
@@ -188,6 +190,18 @@ def test_records_of_another_build_are_refused(small_build, refusal, file, keys, 
     change(small_build / file, *keys, value=value)
     refusal(main, [*options(small_build), "--output", small_build / "report.html"], *words)
     assert not (small_build / "report.html").exists()
+
+
+def test_of_an_edited_record_there_is_no_page(small_build, refusal):
+    flags, output = options(small_build), small_build / "report.html"
+    (small_build / MARKER).touch()
+    seal_all(small_build, "build_report")  # any command of ours
+    main([*flags, "--output", str(output)])
+    output.unlink()
+    record = small_build / "quality.json"
+    record.write_text(record.read_text() + " ")
+    refusal(main, [*flags, "--output", output], record, "what a command of this project wrote, found one edited since")
+    assert not output.exists()
 
 
 def without(flags: list[str], option: str) -> list[str]:
