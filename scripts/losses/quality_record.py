@@ -72,7 +72,8 @@ class Quality(Record):
         """Refuse counts that cannot be, and losses and conclusions that are not those of one measurement."""
         require(self.score in self.tokens and "all" in self.tokens, "tokens of score and of all")
         require(self.tokens[self.score] <= self.tokens["all"], "tokens of the score within all")
-        require(max(self.cut, self.no_reasoning) <= self.chats, "cut and no_reasoning at most chats")
+        require(self.cut <= self.chats, "cut at most chats")
+        require(self.no_reasoning <= self.chats, "no_reasoning at most chats")
         require(len({file.label for file in self.files}) == len(self.files), "every label once")
         # Of the pruned F16 model, so of every file the same.
         pruning = [file.losses.get("pruning") for file in self.files]
