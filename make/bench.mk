@@ -35,7 +35,8 @@ REHEARSED := plan analyze drop quants eval release
 MAKE_AGAIN = $(MAKE)
 rehearse: $(TOOLS) ## run everything on LAYERS random layers of the 26B's form; seconds, memory, disk of each step
 	@layers=$(or $(LAYERS),$$($(PYTHON) bench/generate_rehearsal.py --how-many $(BUILD))); \
-	  build=$(BUILD)/rehearsal/$$layers; mkdir -p $$build; rm -f $$build/*_questions.csv; \
+	  build=$(BUILD)/rehearsal/$$layers; mkdir -p $$build; touch $$build/$(notdir $(MARKER)); \
+	  rm -f $$build/*_questions.csv; \
 	  head -n 61 data/demo/calibration_questions.csv >$$build/calibration_questions.csv; \
 	  head -n 4 data/demo/eval_questions.csv >$$build/eval_questions.csv; \
 	  $(PYTHON) bench/generate_rehearsal.py --shape data/shapes/gemma-4-26b-a4b.json --tokenizer data/demo/model \

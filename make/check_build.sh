@@ -68,7 +68,8 @@ if [ ! -e "$build/$marker" ]; then
     ! -name 'bench*' ! -name 'rehearsal*' ! -name kills ! -name faults ! -name at-once ! -name cluster \
     ! -name mutations ! -name sbom.json -print -quit)
   [ -z "$other" ] ||
-    complain 'a new or an empty folder, or one of this project' "$other" "set BUILD to a new one, such as $build/build"
+    complain 'a new or an empty folder, or one of this project' "$(printf %q "$other")" \
+      "set BUILD to a new one, such as $build/build"
 fi
 none_of 'no marker of another build' 'remove it' -path "$build/$name/*" -name "$marker"
 
