@@ -58,19 +58,10 @@ none_of 'names without blanks and signs that make or the shell act on' 'give it 
   -name '*[][[:space:][:cntrl:];:=%#&|<>(){}*?`"\\$'\'']*'
 
 # Without its marker nothing below would have a seal, and with another one below some of it would have others. Other
-# models' folders may be builds of their own. Nor is a folder marked in which somebody keeps other things: clean would
-# take them for ours by their names. The named ones are made before the marker.
+# models' folders may be builds of their own.
 marker=.built-by-this-project
-if [ ! -e "$build/$marker" ]; then
-  [ ! -d "$full" ] ||
-    complain "its marker $marker" none "if all that lies there is yours, touch $(printf %q "$build/$marker")"
-  other=$(find "$build/" -mindepth 1 -maxdepth 1 ! -name lost+found ! -name "$name" ! -name .locks ! -name plans \
-    ! -name 'bench*' ! -name 'rehearsal*' ! -name kills ! -name faults ! -name at-once ! -name cluster \
-    ! -name mutations ! -name sbom.json -print -quit)
-  [ -z "$other" ] ||
-    complain 'a new or an empty folder, or one of this project' "$(printf %q "$other")" \
-      "set BUILD to a new one, such as $build/build"
-fi
+[ ! -d "$full" ] || [ -f "$build/$marker" ] ||
+  complain "its marker $marker" none "if all that lies there is yours, touch $(printf %q "$build/$marker")"
 none_of 'no marker of another build' 'remove it' -path "$build/$name/*" -name "$marker"
 
 # A step writes, moves, removes and copies through a link, and where one leads can change as others are made anew. One

@@ -49,8 +49,16 @@ $(CHECKED): | $(SETUP) $(MARKER)
 	$(call step,model,Check this machine) $(CHECK_MACHINE) $(if $(filter release demo,$(MAKECMDGOALS)),--releases)
 	@mkdir -p $(@D) && touch $@
 
+# A folder in which somebody keeps other things is not marked: clean would take them for ours by their names. Below the
+# project all that begins with build is ours, and every disk has lost+found.
 $(MARKER):
-	@mkdir -p $(@D) && touch $@
+	@mkdir -p $(@D); case "$$(realpath $(@D))" in "$$(pwd -P)"/*) ;; \
+	  *) other=$$(find $(@D)/ -mindepth 1 -maxdepth 1 ! -name lost+found -print -quit); [ -z "$$other" ] || { \
+	    printf 'error: %s: expected a new or an empty folder, or one of this project, found %q in it; ' $(@D) "$$other"; \
+	    echo 'set BUILD to a new one, such as $(@D)/build'; exit 1; } >&2 ;; esac; touch $@
+# So is that of what writes no part of a model.
+MARKED_TOO := plan rehearse rehearsal-table rehearse-cluster kill-test fault-test twice-test mutate
+$(MARKED_TOO) $(filter bench%,$(TARGETS)): | $(MARKER)
 
 joined = $(subst $() ,$(,),$(strip $(1)))
 # Loops are looked for when asked: only what was measured once can be stale. Of a shape every step is planned, whatever

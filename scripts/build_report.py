@@ -21,6 +21,7 @@ import json
 import re
 from pathlib import Path
 
+from files.display import plural
 from files.input_errors import InputError, read_words, reason_of, sha256_file
 from files.json_records import Fields, check_fields, parse_json
 from files.option_types import command_parser, named_path
@@ -133,13 +134,21 @@ def page(records: Records, parts: list[Section], base: str | None, dates: tuple[
     )
 
 
-def check_sealed(paths: list[Path]) -> None:
-    """Raise InputError where a record in a build folder is not as a command of ours wrote it."""
+def check_sealed(paths: list[Path]) -> int:
+    """Raise InputError for an edited record in a build folder; return how many have no seal of this machine's key.
+
+    Of another machine's build, or one of before, the page is made all the same. No release rests on it.
+    """
+    unknown = 0
     for path in paths:
         record = Path(f"{path}.json") if path.suffix == BY_RECORD else path
-        if (seals := seals_over(record)) and record.is_file() and (seal := seals.of_file(record)) != Seal.VALID:
+        seals = seals_over(record)
+        seal = seals.of_file(record) if seals and record.is_file() else Seal.VALID
+        unknown += seal in (Seal.NONE, Seal.FOREIGN)
+        if seal not in (Seal.VALID, Seal.NONE, Seal.FOREIGN):
             advice = "make it again, or say SEALS=no to trust it"
             raise InputError(record, "what a command of this project wrote", seal.value, advice)
+    return unknown
 
 
 class MadeFrom(Fields):
@@ -217,7 +226,8 @@ def main(argv: list[str] | None = None) -> None:
             args.output, "records of a build to report on", "none", "run make analyze, or make demo, first"
         )
     check_apart(inputs, [args.output])
-    check_sealed(inputs)
+    if unknown := check_sealed(inputs):
+        print(f"{plural(unknown, 'record')} of another key, of an older version or of none: not looked at for edits")
     records = read_records(args.name, paths, args.quants, args.summaries, args.mmproj, args.tasks)
     made_from = {
         "parts": [part for part in MADE_BY if getattr(args, part)],

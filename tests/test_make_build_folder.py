@@ -267,16 +267,16 @@ def test_a_build_without_its_marker_is_refused(tmp_path):
 
 def test_a_folder_in_which_other_things_lie_becomes_no_build(tmp_path):
     """Of what lies in a build folder clean knows ours by its name: it deleted downloads of the user's."""
-    for name in ("lost+found", "plans", "gemma-4-demo"):  # every disk has the first, and plans come before a build
-        (tmp_path / name).mkdir()
-    assert call_make("drop", "-n", f"BUILD={tmp_path}").returncode == 0
+    marker = tmp_path / ".built-by-this-project"
+    (tmp_path / "lost+found").mkdir()  # every disk has it
+    assert call_make(str(marker), f"BUILD={tmp_path}").returncode == 0 and marker.exists()
+    marker.unlink()
     (tmp_path / "downloads").mkdir()
-    done = call_make("drop", "-n", f"BUILD={tmp_path}")
-    assert done.returncode != 0 and f"expected a new or an empty folder, or one of this project, found {tmp_path}" in (
-        done.stderr
-    )
-    (tmp_path / ".built-by-this-project").touch()
-    assert call_make("drop", "-n", f"BUILD={tmp_path}").returncode == 0
+    done = call_make(str(marker), f"BUILD={tmp_path}")
+    assert done.returncode != 0 and not marker.exists(), done.stdout
+    assert f"error: {tmp_path}: expected a new or an empty folder, or one of this project, found " in done.stderr
+    for goal in ("plan", "bench-drop", "rehearse", "kill-test", "drop"):  # whatever comes first marks a new one
+        assert f"touch {tmp_path}/new/{marker.name}" in call_make(goal, "-n", f"BUILD={tmp_path}/new").stdout
 
 
 def test_a_file_with_another_name_elsewhere_is_refused(tmp_path):

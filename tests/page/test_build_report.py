@@ -13,7 +13,7 @@ from choice.expert_stats import read_stats
 from conftest import REPO
 from files.display import KIND_COLORS
 from files.json_records import read_json
-from files.seals import MARKER
+from files.seals import LEDGER, MARKER
 from generate_drop_map import main as choose
 from makers.report_pages import shared_page
 from makers.synthetic_build import change, options, write_build
@@ -192,7 +192,7 @@ def test_records_of_another_build_are_refused(small_build, refusal, file, keys, 
     assert not (small_build / "report.html").exists()
 
 
-def test_of_an_edited_record_there_is_no_page(small_build, refusal):
+def test_of_an_edited_record_there_is_no_page(small_build, refusal, capsys):
     flags, output = options(small_build), small_build / "report.html"
     (small_build / MARKER).touch()
     seal_all(small_build, "build_report")  # any command of ours
@@ -202,6 +202,9 @@ def test_of_an_edited_record_there_is_no_page(small_build, refusal):
     record.write_text(record.read_text() + " ")
     refusal(main, [*flags, "--output", output], record, "what a command of this project wrote, found one edited since")
     assert not output.exists()
+    (small_build / LEDGER).unlink()
+    main([*flags, "--output", str(output)])
+    assert "records of another key, of an older version or of none: not looked at for edits" in capsys.readouterr().out
 
 
 def without(flags: list[str], option: str) -> list[str]:
