@@ -180,8 +180,8 @@ $(2): $(call again,$(1)) $(call taken_over,$(2),$(3),$(4)) | $(MARKER)
 endef
 # Of two runs that replace, each would take away what the other makes. A step at work holds a lock on its log; another
 # look of this kind holds it for a moment. A locale can have another sign in 0.3.
-find_at_work = for log in '$(BUILD)/$(NAME)'/*/logs/*.log; do [ ! -f "$$log" ] || LC_ALL=C flock -w 0.3 -E 9 "$$log" true || \
-  [ $$? -ne 9 ] || { printf %s "$$log"; break; }; done
+find_at_work = for log in '$(BUILD)/$(NAME)'/*/logs/*.log; do \
+  [ ! -f "$$log" ] || LC_ALL=C flock -w 0.3 -E 9 "$$log" true || [ $$? -ne 9 ] || { printf %s "$$log"; break; }; done
 AT_WORK := $(if $(and $(filter-out model quants report,$(REPLACED)),$(WORK)),$(if \
   $(COUNTING)$(DRY),,$(shell $(find_at_work))))
 $(if $(AT_WORK),$(error REPLACE: expected no other run at work on $(NAME)$(,) \

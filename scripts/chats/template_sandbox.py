@@ -38,7 +38,7 @@ TIMES_THE_CHAT, OWN_CHARACTERS = 4, 1 << 15
 # would be made of two. So it is always this day, and every chat is drawn alike.
 TODAY, DRAWN_BY = datetime(2026, 1, 1), 0
 # How Python writes what has no text of its own, such as a function of Jinja's: by its address, another one each time.
-ADDRESS = re.compile(r"\b0x[0-9a-f]{8,}", re.IGNORECASE)
+ADDRESS = re.compile(r"0x[0-9a-f]{8,}", re.IGNORECASE)
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # a terminal obeys some, and texts are looked at there
 
 

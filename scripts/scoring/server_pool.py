@@ -78,6 +78,18 @@ class AskedServer:
             words = words.replace(form, "...") if form else words
         return words
 
+    def answer_without_key(self, value: Any) -> Any:
+        """Return an answer whose texts do not hold the key. A short one stays: it may be a word of the model's."""
+        if len(self.shown_key) < LEAST_KEY:
+            return value
+        if isinstance(value, str):
+            return self.without_key(value)
+        if isinstance(value, list):
+            return [self.answer_without_key(one) for one in value]
+        if isinstance(value, dict):
+            return {self.without_key(name): self.answer_without_key(one) for name, one in value.items()}
+        return value
+
     @property
     def alive(self) -> bool:
         """Whether the process runs, as far as we can know: that of another's server we cannot."""
@@ -179,14 +191,10 @@ class ServerPool:
                 method, url, json=body, headers=server.headers, allow_redirects=False
             ) as answer:
                 content = await bounded(answer)
-                if len(server.shown_key) >= LEAST_KEY:
-                    content = server.without_key(content.decode(errors="surrogateescape")).encode(
-                        errors="surrogateescape"
-                    )
                 if answer.status != 200:
                     words = server.without_key(content.decode(errors="replace"))[:ERROR_CHARACTERS]
                     raise RefusedRequest(f"HTTP {answer.status}: {words}")
-                return json.loads(content)
+                return server.answer_without_key(json.loads(content))
         except (aiohttp.ClientError, ValueError) as error:
             # aiohttp quotes what is no HTTP.
             if (words := server.without_key(str(error))) == str(error):

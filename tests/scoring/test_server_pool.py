@@ -1,6 +1,7 @@
 """Several real llama-servers: the same answers as one gives, whatever happens to some of them."""
 
 import asyncio
+import json
 import os
 import random
 import shutil
@@ -331,7 +332,8 @@ def test_an_answer_that_repeats_the_key_is_taken_without_it(key, said):
     """It goes into records and the log. A key that is a word stays: an answer is what the model wrote."""
 
     async def answer(request: web.Request) -> web.Response:
-        return web.json_response({"content": f"é {request.headers['Authorization']}"})
+        words = json.dumps({"content": [f"é {request.headers['Authorization']}"]}).replace("o", r"\u006f")
+        return web.Response(text=words.replace(r"c\u006fntent", "content"), content_type="application/json")
 
     async def ask() -> dict:
         app = web.Application()
@@ -346,7 +348,7 @@ def test_an_answer_that_repeats_the_key_is_taken_without_it(key, said):
         finally:
             await runner.cleanup()
 
-    assert asyncio.run(ask()) == {"content": f"é Bearer {said}"}
+    assert asyncio.run(ask()) == {"content": [f"é Bearer {said}"]}
 
 
 @pytest.mark.parametrize("key", ["secret", 'se"cr\\et'])
