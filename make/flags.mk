@@ -259,9 +259,9 @@ NEW_RECORDS := $(call newer_than,$(wildcard $(REPORT)),$(REPORT_RECORDS))
 # Likewise a release: what was measured since is in it, and nothing is measured for it.
 NEW_RESULTS := $(call newer_than,$(firstword $(wildcard $(RELEASES:%=%/manifest.json))),$(wildcard \
   $(TASK_RECORDS) $(RELEASE_QUALITY) $(RELEASE_FINDINGS) $(RELEASE_LOOPS) $(RELEASE_ACTIVE)))
-there = $(foreach f,$(2),$(shell [ -e '$f' ] && echo '$(1) $f'))
+there = $(strip $(foreach f,$(2),$(shell [ -e '$f' ] && echo '$(1) $f')))
 all_there = $(if $(word $(words $(2)),$(call there,,$(2))),$(1))
-MMPROJ_RECORDS = $(strip $(call there,,$(MMPROJ_FILES:%=%.json)))
+MMPROJ_RECORDS = $(call there,,$(MMPROJ_FILES:%=%.json))
 REPORT_FLAGS = $(call all_there,--stats $(STATS),$(STATS) $(DROP_MAP_FILE)) \
   $(call there,--drop-map,$(DROP_MAP_FILE)) \
   $(call there,--metadata,$(METADATA)) $(call there,--f16,$(PRUNED_F16).json) \

@@ -344,3 +344,9 @@ def test_each_line_of_targets_is_a_command_for_a_file_that_is_not_there(unbuilt)
     assert planned.returncode == 0 and f"--output {words[-1]}" in planned.stdout, planned.stderr
     refused = make("targets", "REPLACE=quants", *unbuilt)
     assert refused.returncode != 0 and "REPLACE: expected nothing with targets" in refused.stderr
+
+
+def test_before_a_quant_is_built_verify_looks_at_the_checkpoint_alone(tmp_path):
+    """With two quants that were not there it failed: blanks alone are true to make."""
+    shown = make("-n", "verify", f"BUILD={tmp_path}/build", "QUANTS=Q8_0 Q6_K").stdout
+    assert "No quant is built yet" in shown and "verify_build" not in shown
