@@ -19,6 +19,8 @@ for place in "$real" "$(realpath -ms -- "$build")"; do # as it is, and as it is 
 done
 [ -d "$build" ] || exit 0
 
+# A loop after a pipe runs in this shell: <(...) would need /dev/fd, and so /proc.
+shopt -s lastpipe
 # What find's tests match, each ended by a NUL; the build folder itself where not all of it could be looked through.
 # Other runs may remove files and folders meanwhile. Passed by are root's own folder in the topmost one of a disk, and
 # what the Hub's client keeps of a download of another user's: nothing looks for files there.
@@ -27,7 +29,7 @@ look() {
   { said=$(find "$build/" -ignore_readdir_race -type d ! -readable \( -path "$build/lost+found" -uid 0 \
     -o -path '*/full/checkpoint/.cache' -o -path '*/full/assistants/*/.cache' \) -prune -o \( "$@" \) \
     -print0 2>&1 >&3); } 3>&1
-  ! grep -qv ': No such file or directory$' < <(printf %s "$said") || printf '%s\0' "$build"
+  [ -z "$said" ] || ! grep -qv ': No such file or directory$' <<<"$said" || printf '%s\0' "$build"
 }
 half_seen() {
   [ "$1" != "$build" ] || complain 'a folder that find can look through' "$build" 'see what keeps it from that'
@@ -36,11 +38,11 @@ half_seen() {
 # The first of them is refused, written as the shell would read it: a line end in a name is one no more.
 none_of() {
   local expected=$1 advice=$2 found
-  while IFS= read -rd '' found; do
+  look "${@:3}" | while IFS= read -rd '' found; do
     half_seen "$found"
     # find cannot tell what has gone meanwhile from what it may not read
     [ ! -e "$found" ] && [ ! -L "$found" ] || complain "$expected" "$(printf %q "$found")" "$advice"
-  done < <(look "${@:3}")
+  done
 }
 
 # What lies in one would not be seen below.
@@ -67,7 +69,7 @@ none_of 'no marker of another build' 'remove it' -path "$build/$name/*" -name "$
 # A step writes, moves, removes and copies through a link, and where one leads can change as others are made anew. One
 # to a full model's checkpoint is made by a step, and no step writes there, unless the pruned model's folder is there.
 # Below this model's folder there is one.
-while IFS= read -rd '' link; do
+look -type l | while IFS= read -rd '' link; do
   half_seen "$link"
   place=${link#"$build"}
   place=${place#/}
@@ -77,7 +79,7 @@ while IFS= read -rd '' link; do
     */full/checkpoint) continue ;;
   esac
   complain 'no link' "$(printf %q "$link")" 'remove it, or set BUILD to a folder on the other disk'
-done < <(look -type l)
+done
 
 # Other names of the key, or of the one at its usual place: who wrote one would know the key. Its place is `key_path` of
 # scripts/files/seals.py.

@@ -13,8 +13,8 @@ import pytest
 
 REPO = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPO / "scripts"))
-# A key of the tests: they leave none in the state folder of whoever runs them, and all workers have the same one.
-os.environ.setdefault("SEAL_KEY", f"{tempfile.gettempdir()}/seals-of-tests-{os.getuid()}/seal.key")
+# A key of the tests, whatever the environment says: they seal what was made up. All workers have the same one.
+os.environ["SEAL_KEY"] = f"{tempfile.gettempdir()}/seals-of-tests-{os.getuid()}/seal.key"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Containers often set it. A thousand processes would each compile our modules anew, and the workers the test files.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)

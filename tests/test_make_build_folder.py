@@ -87,6 +87,17 @@ def test_a_name_in_the_build_folder_that_is_more_than_one_word_is_refused(name, 
     assert "expected names without blanks and signs that make or the shell act on, found " in done.stderr
 
 
+def test_the_build_folder_is_looked_through_where_there_is_no_proc(without_proc, tmp_path):
+    """Nothing was seen there: <(...) of the shell is a file of /dev/fd, and that leads to /proc."""
+    (tmp_path / "build/a b").mkdir(parents=True)
+    for found in (r"a\ b", "lnk"):
+        done = without_proc(REPO / "make/check_build.sh", tmp_path / "build", tmp_path / "build/m/p", tmp_path / "key")
+        assert f"found {tmp_path}/build/{found}; " in done.stdout and not done.stderr, done
+        if found != "lnk":
+            (tmp_path / "build/a b").rmdir()
+            (tmp_path / "build/lnk").symlink_to("/tmp")
+
+
 def test_what_replace_takes_away_is_moved_whatever_its_name(tmp_path):
     """A blank in it made it two words of the shell: mv took files of the project, or moved all to another place."""
     folder = tmp_path / "stage"

@@ -13,12 +13,12 @@ import ctypes
 import gc
 import importlib.util
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Mapping, MutableMapping
 from functools import partial
 from pathlib import Path
-from urllib.parse import urlsplit
 
 # oneDNN's products in bf16, TF32 of NVIDIA's libraries, MKL's branches and llama.cpp's options among others.
 FAMILIES = ("LLAMA_", "GGML_", "ONEDNN_", "DNNL_", "CUBLAS_", "NVIDIA_TF32_", "TQDM_")
@@ -103,19 +103,20 @@ if absent := [package for package in PACKAGES if importlib.util.find_spec(packag
     )
 
 
+# Of a Hub: scheme, host, port, path.
+ADDRESS = re.compile(r"https?://(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::(?P<port>\d{1,5}))?(?:/[A-Za-z0-9._~/-]*)?")
+
+
 def unreadable_setting(environment: Mapping[str, str]) -> str:
     """Return what is wrong with a variable that ends huggingface_hub's import, nothing where all can be read."""
     for name in ("HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT"):
         if not (environment.get(name) or "0").isdecimal():
             return f"{name}: expected whole seconds, found something else"
-    try:
-        address = urlsplit(environment.get("HF_ENDPOINT", ""))
-    except ValueError:  # whose words may hold a password
-        return "HF_ENDPOINT: expected the address of a Hub, found one that cannot be read"
-    if "@" in address.netloc:  # it would stand in messages, and as the source of what is downloaded
-        return "HF_ENDPOINT: expected an address without a user's name or password, found one with it"
-    if address.query or address.fragment:  # some have a key there
-        return "HF_ENDPOINT: expected an address without a query, found one with it"
+    # No other form is safe to show, and this one stands in messages, and as the source of what is downloaded.
+    address = ADDRESS.fullmatch(environment.get("HF_ENDPOINT") or "https://huggingface.co")
+    if not address or int(address["port"] or 0) >= 1 << 16:
+        form = "an address such as https://hub.example:8443/path, without a user's name, password or query"
+        return f"HF_ENDPOINT: expected {form}, found another"
     return ""
 
 

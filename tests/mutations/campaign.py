@@ -10,6 +10,7 @@ import json
 import os
 import random
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -22,6 +23,8 @@ TESTS = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(TESTS), str(TESTS.parent / "scripts")]
 # Of the processes of the cases: one thread, since a fork copies no others; no network; no bars among the errors.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
+# What is made up here is sealed by a key of the tests.
+ENVIRONMENT["SEAL_KEY"] = f"{tempfile.gettempdir()}/seals-of-tests-{os.getuid()}/seal.key"
 if __name__ == "__main__":
     os.environ |= ENVIRONMENT
 
