@@ -96,7 +96,7 @@ $(PRUNED_GGUF)/imatrix.gguf: $(PRUNED_F16)
 	  --imatrix $< --output-prefix $*/imatrix-coverage
 
 imatrix: $(IMATRIX_COVERAGE) ## the imatrix, and which experts its text reached
-	@cat $<
+	$(SHOW) <$<
 
 # ---- 7. quantise
 $(FULL_GGUF)/$(NAME)-%.gguf: $(FULL_F16) $(call again,quants) | $(FULL_GGUF)/settings.txt $(TOOLS)

@@ -8,7 +8,7 @@ $(MODEL_SOURCE) $(MODEL_RECORD) $(CHECKED): | $(LANGUAGE)/model/README.md
 endif
 
 language-model: $(LANGUAGE_FILES) ## build the language test bed of RUN=language: 135M, split neurons (fetches 97 MB)
-	@cat $<
+	$(SHOW) <$<
 
 $(LANGUAGE_FILES) &: | $(SETUP) $(MARKER)
 	$(call step,model,Build the language test bed) $(PYTHON) scripts/build_language_model.py \

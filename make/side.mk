@@ -77,11 +77,11 @@ $(QUALITY_PAGES): %/quality.md: $(FULL_F16) $(PRUNED_F16) $(CALIBRATION_TEXT) %/
 	$(call step,quality,Measure the losses) $(MEASURE_QUALITY)
 
 quality: $(QUALITY) $(REPORT) ## KLD, top token and probabilities of QUANTS on held-out chats, with errors
-	@cat $<
+	$(SHOW) <$<
 compare-imatrix: $(IMATRIX_SWITCH) ## what the imatrix gains or costs: COMPARE_IMATRIX with and without it
-	@cat $<
+	$(SHOW) <$<
 compare-cd-scopes: $(CD_SCOPES) ## the CD quants in both scopes, held against the standard ones
-	@cat $<
+	$(SHOW) <$<
 
 $(SCOPE_FILES): $(PRUNED)/cd-scopes/%.gguf: $(PRUNED_F16) $(PRUNED_GGUF)/imatrix.gguf $(if $(CD_TIERS),,$(STATS)) \
     $(call again,cd) | $(PRUNED_GGUF)/cd-settings.txt $(TOOLS)
@@ -106,7 +106,7 @@ $(COMPARISON) $(COMPARISON:.md=.json) $(COMPARISON:.md=.png) &: $(FULL_F16) $(ST
 	  --gpu-layers $(GPU_LAYERS) $(if $(filter yes,$(RECOMPUTE_FULL)),--recompute-full) --output $(COMPARISON)
 
 compare-criteria: $(COMPARISON) ## KLD of every criterion and of random drops on EVAL_QUESTIONS
-	@cat $<
+	$(SHOW) <$<
 
 # ---- what the experts are like. The passes through the model are kept beside the statistics, for all variants.
 $(eval $(call guard,findings,$(dir $(FINDINGS))settings.txt,$(FINDINGS_SETTINGS),$(dir $(FINDINGS))*))
@@ -117,7 +117,7 @@ $(FINDINGS) $(FINDINGS:.md=.json) $(FINDINGS:.md=.png) &: $(DROP_MAP_FILE) $(STA
 	$(call step,findings,Measure the findings) $(MEASURE_FINDINGS)
 
 findings: $(FINDINGS) $(REPORT) ## what the experts are like: topics, likeness, bf16, other maps; each with a control
-	@cat $<
+	$(SHOW) <$<
 
 # ---- speed: with a draft model, and with fewer active experts
 $(eval $(call guard,draft,$(DRAFT_FOLDER)/settings.txt,$(DRAFT_SETTINGS),$(DRAFT_FOLDER)/*))
@@ -144,14 +144,14 @@ endif
 
 draft: $(DRAFT_GAIN) $(if $(DRAFT),$(REPORT)) ## build DRAFT for the pruned model, measure what it gains
 	$(if $(DRAFT),,$(error DRAFT: expected an assistant$(,) a directory or a Hub id$(,) found none))
-	@cat $<
+	$(SHOW) <$<
 
 $(ACTIVE) $(ACTIVE:.md=.json) $(ACTIVE:.md=.png) &: $(call pruned_quant,$(EVAL_QUANT)) $(call again,draft) \
     | $(MODEL_RECORD) $(EVAL_QUESTIONS) $(dir $(ACTIVE))settings.txt $(TOOLS)
 	$(call step,active-experts,Run with fewer experts) $(MEASURE_ACTIVE)
 
 active-experts: $(ACTIVE) $(REPORT) ## loss and speed with fewer active experts per token
-	@cat $<
+	$(SHOW) <$<
 
 # ---- loops and tool calls: the full model, the pruned one, and its quants
 $(eval $(call guard,loops,$(dir $(LOOPS))settings.txt,$(LOOP_SETTINGS),$(dir $(LOOPS))*))
@@ -162,7 +162,7 @@ $(LOOPS) $(LOOPS:.md=.json) &: $(LOOP_FILES) $(LOOP_PROMPTS) $(LOOK) $(dir $(LOO
 	$(call step,loops,Look for loops) $(MEASURE_LOOPS)
 
 loops: $(LOOPS) $(REPORT) ## runaway, repeated, malformed and empty answers of full model, pruned model and LOOP_QUANTS
-	@cat $<
+	$(SHOW) <$<
 
 # ---- held out: of QUESTIONS each fold leaves out every FOLDS-th; its map is made from the others
 $(eval $(call guard,heldout,$(HELDOUT)/settings.txt,$(HELDOUT_SETTINGS),$(HELDOUT)/*))
@@ -204,12 +204,12 @@ $(HELDOUT_SCORES): $(HELDOUT_REFERENCE) $(HELDOUT_SUMMARY) $(COMPARE) $(call sam
 	  --runs $(HELDOUT_REFERENCE) $(HELDOUT_SUMMARY) --output $@
 
 eval-heldout: $(HELDOUT_SCORES) ## score the choice on QUESTIONS it has not seen: FOLDS maps and GGUFs, pooled
-	@cat $<
+	$(SHOW) <$<
 
 # ---- several runs in one table
 compare: $(RUNS_SCORES) ## put RUNS="a b c" in one table, question by question: intervals, paired tests, picture
 	$(if $(RUNS),,$(error RUNS: expected runs by name or their folders, such as RUNS="a b", found none))
-	@cat $<; printf '\nResults: %s\n' $<
+	$(SHOW) <$<; printf '\nResults: %s\n' $<
 
 ifneq ($(RUNS_SCORES),)
 # The runs' scores are taken as they are: making one again may take days.

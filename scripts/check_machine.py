@@ -19,13 +19,14 @@ from pathlib import Path
 from chats.chat_tokenizer import load_tokenizer
 from chats.questions import QUESTION_SEED, load_questions
 from checkpoints.assistant import check_assistant, check_states
-from checkpoints.checkpoint import TensorRange, read_checkpoint, read_config
+from checkpoints.checkpoint import TensorRange, check_weights_alone, read_checkpoint, read_config
 from checkpoints.licence import TO_SAY, Licence, licence_in, licence_of, released_licence
 from checkpoints.moe_families import expert_tensors, family_of, shape_of, text_config
 from choice.drop_map import check_keep_count
 from files.input_errors import InputError
 from files.option_types import command_parser, positive, whole_number
 from files.safe_files import gib, run
+from files.seals import build_folder
 from release.names import is_hub_id
 from stages.checks import FAIL, OK, WARN, Check, needed
 from stages.hub_checks import NOT_ASKED, Hub, check_gpqa, check_hub_model, check_token, failed
@@ -124,11 +125,22 @@ def check_local_model(directory: Path, keep: int | None, protect_top: int) -> tu
     return checks, sizes
 
 
+def check_low_disk(model: Path) -> list[Check]:
+    """Return what keeps LOW_DISK=all from taking the weights of a local model, found out before hours of work."""
+    try:
+        check_weights_alone(model)
+    except InputError as error:
+        return [Check(FAIL, "weights", str(error))]
+    return []
+
+
 def check_run_model(args: argparse.Namespace, hub: Hub | None) -> tuple[list[Check], RunSizes | None]:
     """Check the model, a directory or one of the Hub; return also its sizes as far as they are known."""
     model = Path(args.model)
     if hub is None or model.exists():
         checks, sizes = check_local_model(model, args.keep, args.protect_top)
+        if sizes and args.low_disk == "all" and (model.is_symlink() or not build_folder(model)):  # the user's own
+            checks += check_low_disk(model)
         if (model / "config.json").is_file():  # else there is no model, which has been said
             checks.append(check_licence(args.model, args.license, licence_of(model), args.releases))
         return checks, sizes

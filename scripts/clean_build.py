@@ -56,6 +56,8 @@ def is_ours(entry: Path) -> bool:
     """Tell whether an entry of a build folder is what this project makes there: shared files, or those of a model."""
     if entry.is_symlink():
         return False
+    if entry.is_dir() and not os.access(entry, os.R_OK | os.X_OK):  # as root's lost+found of a disk
+        return False
     known = entry.name in SHARED_FOLDERS or entry.suffix == PARTIAL or (entry / FULL_FOLDER).is_dir()
     return entry.name in LAST or (entry.is_dir() and known)
 

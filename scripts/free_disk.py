@@ -13,7 +13,7 @@ Example: .venv/bin/python scripts/free_disk.py --outlined --gguf build/my-26b/fu
 import argparse
 from pathlib import Path
 
-from checkpoints.checkpoint import read_checkpoint
+from checkpoints.checkpoint import check_weights_alone
 from checkpoints.outline import write_checkpoint_outline
 from choice.drop_metadata import METADATA_NAME, read_metadata
 from files.input_errors import InputError
@@ -58,18 +58,21 @@ def free_gguf(path: Path, outlined: bool) -> int:
     return size
 
 
-def free_weights(directory: Path, outline: Path) -> int:
-    """Remove the weights of a checkpoint, once its outline is there; return their bytes, 0 where they have gone."""
+def free_weights(directory: Path, outline: Path, local: bool) -> int:
+    """Remove the weights of a checkpoint, once its outline is there; return their bytes, 0 where they have gone.
+
+    local: it is the user's own, so nothing goes where other weights lie beside the model's. Links stay.
+    """
     if not directory.is_dir() and not outline.is_dir():
         raise InputError(directory, "a checkpoint, or the outline of one that has gone", "neither")
     # A kill may have left some of the shards. The outline was whole by then.
-    if any(directory.resolve().glob("*.safetensors")) and not outline.is_dir():
-        if (directory / METADATA_NAME).exists():
-            read_metadata(directory / METADATA_NAME)  # else nobody would know the digests of what goes
+    shards = sorted(directory.resolve().glob("*.safetensors"))
+    if shards and (directory / METADATA_NAME).exists():
+        read_metadata(directory / METADATA_NAME)  # else nobody would know the digests of what goes
+    if shards and not outline.is_dir():
+        if local:
+            check_weights_alone(directory.resolve())
         write_checkpoint_outline(directory.resolve(), outline)
-    # What else lies there, such as an adapter, is no part of the model and has no outline.
-    names = {tensor.file.name for tensor in read_checkpoint(outline).values()} if outline.is_dir() else set()
-    shards = [path for name in sorted(names) if (path := directory.resolve() / name).is_file()]
     if links := [path for path in shards if path.is_symlink()]:  # as in the Hub's cache: the bytes are elsewhere
         print(f"{directory}: {len(links)} of its {len(shards)} weight files are links, left as they are")
     shards = [path for path in shards if path not in links]
@@ -109,7 +112,7 @@ def main(argv: list[str] | None = None) -> None:
         print(f"{args.checkpoint}: a local model, left as it is")
         return
     if args.checkpoint:
-        size += free_weights(args.checkpoint, args.outline)
+        size += free_weights(args.checkpoint, args.outline, bool(args.local))
     print(f"{(args.gguf or [args.checkpoint])[0]}: {gib(size)} GiB of disk given back")
 
 

@@ -204,6 +204,17 @@ def _weight_map(index_path: Path) -> dict[str, str]:
     return weight_map
 
 
+def check_weights_alone(model: Path) -> None:
+    """Raise InputError where a folder has other weights beside the model's, such as an adapter of the user's.
+
+    They count as a part of the model, and what is held against it later would miss those that have gone.
+    """
+    own = {tensor.file for tensor in read_checkpoint(model).values()}
+    if others := [path for path in sorted(model.glob("*.safetensors")) if path not in own]:
+        advice = "say LOW_DISK=yes, which leaves a local model, or begin anew without that file"
+        raise InputError(others[0], "no weights beside the model's with LOW_DISK=all", "others", advice)
+
+
 def weights_digest(tensors: dict[str, TensorRange]) -> str:
     """Return a digest that tells a checkpoint from another one of its shape, independent of how it is sharded.
 

@@ -107,6 +107,10 @@ if absent := [package for package in PACKAGES if importlib.util.find_spec(packag
 ADDRESS = re.compile(r"https?://(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::(?P<port>\d{1,5}))?(?:/[A-Za-z0-9._~/-]*)?")
 
 
+# Of a proxy. Another sign in a password would end it early, and the rest would stand in a library's message.
+PROXY = re.compile(r"(?:[a-z0-9]+://)?(?:[^/?#@\s]*@)?(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?/?")
+
+
 def unreadable_setting(environment: Mapping[str, str]) -> str:
     """Return what is wrong with a variable that ends huggingface_hub's import, nothing where all can be read."""
     for name in ("HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT"):
@@ -117,6 +121,11 @@ def unreadable_setting(environment: Mapping[str, str]) -> str:
     if not address or int(address["port"] or 0) >= 1 << 16:
         form = "an address such as https://hub.example:8443/path, without a user's name, password or query"
         return f"HF_ENDPOINT: expected {form}, found another"
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        for spelt in (name, name.lower()):
+            if (proxy := environment.get(spelt)) and not PROXY.fullmatch(proxy):
+                form = "a proxy as http://HOST:PORT, signs of a password as %2F and the like"
+                return f"{spelt}: expected {form}, found another"
     return ""
 
 

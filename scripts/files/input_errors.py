@@ -134,7 +134,7 @@ def keep_readers_out(file: int | Path) -> None:
     """Take the rights of others off a file, and those of a group that may not write it: several may share a build."""
     with suppress(OSError):  # another user's, or a disk without rights
         mode = stat.S_IMODE(os.stat(file).st_mode)
-        os.chmod(file, mode & (0o770 if mode & stat.S_IWGRP else 0o700))
+        os.chmod(file, mode & (0o2770 if mode & stat.S_IWGRP else 0o2700))
 
 
 def check_bounded(path: Path, most: int = RECORD_MIB) -> None:

@@ -1,6 +1,7 @@
 """What the Hub's client takes from the environment: an odd proxy or token file is refused in one line, none shown."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -30,7 +31,7 @@ def test_a_proxy_that_cannot_be_used_is_said_in_words_of_ours(command, proxy, tm
     done = asked(command, tmp_path, ALL_PROXY=proxy)
     said = done.stdout + done.stderr
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 1, said
-    assert "HTTPS_PROXY, HTTP_PROXY, ALL_PROXY: expected proxies as http://HOST:PORT" in said
+    assert re.search(r"ALL_PROXY: expected (proxies|a proxy) as http://HOST:PORT", said), said
     assert "CANARY" not in said and not (tmp_path / "there").is_file()
 
 

@@ -54,6 +54,8 @@ def test_a_command_reads_no_mode_from_the_environment():
             ("HF_ENDPOINT", f"http://{rest}")
             for rest in ("me:pw@[::1", "hub:80x", "hub:99999", "hub/;key=pw", "hub/?t=pw")
         ),
+        ("https_proxy", "http://me:pw/x@hub:1"),
+        ("ALL_PROXY", "http://me:pw%40hub"),
         *(("HF_ENDPOINT", address) for address in ("me:pw@hub:1", "http:/me:pw@hub/", "//me:pw@hub/")),
     ],
 )

@@ -118,22 +118,26 @@ def test_the_outline_of_a_checkpoint_has_its_digest(demo_model: Path, tmp_path: 
     assert (tmp_path / "outline/tokenizer.json").read_bytes() == (demo_model / "tokenizer.json").read_bytes()
 
 
-def test_only_the_weights_of_the_model_go(demo_model: Path, tmp_path: Path, capsys) -> None:
+def test_of_a_model_of_the_user_s_own_only_its_weights_go(demo_model: Path, tmp_path: Path, capsys, refusal) -> None:
     """An adapter beside them went, too, and of the Hub's cache the links alone, told as disk given back."""
     local, link, outline = tmp_path / "local", tmp_path / "checkpoint", tmp_path / "outline"
     shutil.copytree(demo_model, local)
     link.symlink_to(local)
-    shutil.copy(local / "model.safetensors", local / "adapter_model.safetensors")
+    flags = ["--checkpoint", link, "--outline", outline, "--local", local]
+    adapter = local / "adapter_model.safetensors"
+    shutil.copy(local / "model.safetensors", adapter)
+    refusal(free_disk.main, flags, adapter, "no weights beside the model's", "LOW_DISK=yes")
+    assert (local / "model.safetensors").exists() and not outline.exists()
+    adapter.unlink()
     (local / "model.safetensors").rename(tmp_path / "blob")
     (local / "model.safetensors").symlink_to(tmp_path / "blob")
-    flags = ["--checkpoint", link, "--outline", outline, "--local", local]
     call(free_disk.main, *flags)
-    assert (local / "model.safetensors").exists() and (local / "adapter_model.safetensors").exists()
+    assert (local / "model.safetensors").exists()
     said = capsys.readouterr().out
     assert "1 of its 1 weight files are links, left as they are" in said and " 0.0000 GiB" in said, said
     (tmp_path / "blob").rename(local / "model.safetensors")
     call(free_disk.main, *flags)
-    assert not (local / "model.safetensors").exists() and (local / "adapter_model.safetensors").exists()
+    assert not (local / "model.safetensors").exists()
     call(free_disk.main, *flags)
 
 
