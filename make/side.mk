@@ -24,7 +24,8 @@ verify: ## check every tensor of the pruned checkpoint, then the GGUF files: all
 	$(if $(call there,,$(QUANT_FILES)),$(VERIFY_BUILD),@echo 'No quant is built yet: the checkpoint alone was checked.')
 
 reproduce: ## build the pruned checkpoint again in another place, and compare the sha256 of every file
-	@own=$(PRUNED)/reproduced-$$(uname -n | sha256sum | cut -c 1-8); again=$$own-$$$$; \
+	@own=$(PRUNED)/reproduced-$$({ uname -n; readlink /proc/self/ns/pid || :; } | sha256sum | cut -c 1-8); \
+	  again=$$own-$$$$; \
 	  trap 'rm -rf -- "$$again" "$$again.sha256"' EXIT; trap 'exit 1' INT TERM HUP; \
 	  for left in "$$own"-*; do pid=$${left##*-}; \
 	    [ ! -O "$$left" ] || kill -0 "$${pid%%.*}" 2>/dev/null || rm -rf -- "$$left"; done; \

@@ -4,7 +4,8 @@
 # Use: make/to_target.sh TARGET
 set -eu
 folder=$(dirname -- "$1") name=$(basename -- "$1")
-own=.$name.$(uname -n | sha256sum | cut -c 1-8)
+# A container can have the host's name and processes of its own.
+own=.$name.$({ uname -n; readlink /proc/self/ns/pid || :; } | sha256sum | cut -c 1-8)
 # What killed runs of this user have left on this host: those of others cannot be asked whether they live.
 for left in "$folder/$own"-*.new; do
   pid=${left##*-}

@@ -250,9 +250,8 @@ def test_two_runs_that_begin_at_once_leave_the_settings(tmp_path):
 
 
 def test_what_a_killed_write_of_settings_left_goes(tmp_path):
-    host = subprocess.run(
-        "uname -n | sha256sum | cut -c 1-8", shell=True, capture_output=True, text=True
-    ).stdout.strip()
+    words = "{ uname -n; readlink /proc/self/ns/pid; } | sha256sum | cut -c 1-8"
+    host = subprocess.run(words, shell=True, capture_output=True, text=True).stdout.strip()
     left, others = tmp_path / f".a.txt.{host}-4194304.new", tmp_path / ".a.txt.00000000-4194304.new"
     for path in (left, others):
         path.touch()
@@ -263,9 +262,7 @@ def test_what_a_killed_write_of_settings_left_goes(tmp_path):
 def test_settings_are_written_through_no_name_that_lies_there(tmp_path):
     """A hard link to a file of the project was written over, under the name with the number of the process."""
     (tmp_path / "mine").write_text("mine")
-    plant = (
-        f'host=$(uname -n | sha256sum | cut -c 1-8); ln mine ".a.txt.$host-$$.new"; exec {REPO}/make/to_target.sh a.txt'
-    )
+    plant = f'host=$({{ uname -n; readlink /proc/self/ns/pid; }} | sha256sum | cut -c 1-8); ln mine ".a.txt.$host-$$.new"; exec {REPO}/make/to_target.sh a.txt'
     subprocess.run(["bash", "-c", plant], cwd=tmp_path, input=b"x\n", check=True)
     assert (tmp_path / "mine").read_text() == "mine" and (tmp_path / "a.txt").read_text() == "x\n"
 
