@@ -262,7 +262,8 @@ def test_what_a_killed_write_of_settings_left_goes(tmp_path):
 def test_settings_are_written_through_no_name_that_lies_there(tmp_path):
     """A hard link to a file of the project was written over, under the name with the number of the process."""
     (tmp_path / "mine").write_text("mine")
-    plant = f'host=$({{ uname -n; readlink /proc/self/ns/pid; }} | sha256sum | cut -c 1-8); ln mine ".a.txt.$host-$$.new"; exec {REPO}/make/to_target.sh a.txt'
+    host = "host=$({ uname -n; readlink /proc/self/ns/pid; } | sha256sum | cut -c 1-8)"
+    plant = f'{host}; ln mine ".a.txt.$host-$$.new"; exec {REPO}/make/to_target.sh a.txt'
     subprocess.run(["bash", "-c", plant], cwd=tmp_path, input=b"x\n", check=True)
     assert (tmp_path / "mine").read_text() == "mine" and (tmp_path / "a.txt").read_text() == "x\n"
 
