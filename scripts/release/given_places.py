@@ -68,8 +68,9 @@ def check_hub_ids(settings: Mapping[str, str], model_record: Path | None, assist
         digest = read_record(model_record, ModelRecord)["source_sha256"]
         again = f"remove {model_record.with_name(SOURCE_NAME)}, so that it is fetched again"
         check_fetched(model_record, model, str(digest), again)
-    if assistant and is_folder_of(draft, assistant):
-        check_fetched(assistant, draft, source_digest(assistant), "fetch it again (REPLACE=draft)")
+    for place in {assistant, assistant.resolve()} if assistant else ():  # a link may lead there
+        if is_folder_of(draft, place):
+            check_fetched(place, draft, source_digest(place), "fetch it again (REPLACE=draft)")
 
 
 def check_model_folder(record: Path, model: Path) -> None:
@@ -105,6 +106,6 @@ def draft_place(given: str, sources: SourcePaths) -> str | None:
     name, own = place.resolve().name, VERSION_FILE.parent / OWN_ASSISTANT
     if given == OWN_ASSISTANT and own.is_dir() and source_digest(own) == draft_digest(sources):
         return given
-    if is_folder_of(given, place.resolve()):
+    if is_folder_of(given, place.resolve()) and not Path(given).exists():  # else it was a folder here, not a Hub id
         return given
     return name if Path(given).name == name and is_plain(name) else None

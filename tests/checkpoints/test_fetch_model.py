@@ -133,6 +133,9 @@ def test_an_assistant_of_the_hub_is_sealed_by_its_folder(demo_model, tmp_path, m
     (tmp_path / "build" / MARKER).touch()
     with pytest.raises(InputError, match="google-helper: expected that of google/helper, held against the Hub"):
         check_hub_ids({"DRAFT": "google/helper"}, None, assistant)
+    (tmp_path / "helper").symlink_to(assistant)  # what google/helper may be in the folder that make runs in
+    with pytest.raises(InputError):
+        check_hub_ids({"DRAFT": "google/helper"}, None, tmp_path / "helper")
     check_hub_ids({"DRAFT": "models/helper"}, None, assistant)  # another folder's name: given as a path
     with as_command("fetch_model"):
         seal_fetched(assistant, "google/helper", source_digest(assistant))
