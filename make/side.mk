@@ -214,7 +214,8 @@ compare: $(RUNS_SCORES) ## put RUNS="a b c" in one table, question by question: 
 
 ifneq ($(RUNS_SCORES),)
 # The runs' scores are taken as they are: making one again may take days.
-$(RUNS_SCORES): $(if $(call newer_than,$(wildcard $(RUNS_SCORES)),$(RUN_SUMMARIES)),FORCE) $(COMPARE) | $(SETUP)
+$(RUNS_SCORES): $(if $(call newer_than,$(wildcard $(RUNS_SCORES)),$(RUN_SUMMARIES)),FORCE) $(COMPARE) \
+    | $(SETUP) $(MARKER)
 	$(call step,eval,Compare the runs) $(PYTHON) scripts/compare_scores.py --runs $(RUN_SUMMARIES) --output $@
 endif
 print-full-runs:

@@ -50,9 +50,10 @@ $(CHECKED): | $(SETUP) $(MARKER)
 	@mkdir -p $(@D) && touch $@
 
 # A folder in which somebody keeps other things is not marked: clean would take them for ours by their names. Below the
-# project all that begins with build is ours, and every disk has lost+found. Another run may have marked it just now.
+# project all that begins with build is ours; a disk has lost+found and hidden names of its own. Another run may have
+# marked it just now.
 $(MARKER):
-	@mkdir -p $(@D); other=$$(find $(@D)/ -mindepth 1 -maxdepth 1 ! -name lost+found -print -quit); \
+	@mkdir -p $(@D); other=$$(find $(@D)/ -mindepth 1 -maxdepth 1 ! -name lost+found ! -name '.*' -print -quit); \
 	  case "$$(realpath $(@D))" in "$$(pwd -P)"/*) ;; *) [ -z "$$other" ] || [ -e $@ ] || { \
 	    printf 'error: %s: expected a new or an empty folder, or one of this project, found %q in it; ' $(@D) "$$other"; \
 	    echo 'set BUILD to a new one, such as $(@D)/build'; exit 1; } >&2 ;; esac; touch $@

