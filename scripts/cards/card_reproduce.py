@@ -26,11 +26,10 @@ def full_name(release: Release) -> str | None:
 def variables_of(release: Release) -> dict[str, object]:
     """Return the variables of the command: the run's settings, and above them what the records hold."""
     method, settings = release.metadata["method"], release.settings
-    place = settings.get("MODEL", "DIRECTORY")
     # DIRECTORY and MAP.json stand for what only the owner of a build has; the digests tell whether it is right.
     variables: dict[str, object] = {
         # Another name on the Hub than that of the base claims what no record bears out.
-        "MODEL": release.base if is_hub_id(release.base) else "DIRECTORY" if is_hub_id(place) else place,
+        "MODEL": release.base if is_hub_id(release.base) else "DIRECTORY",
         "NAME": full_name(release) or release.base.rsplit("/", 1)[-1],
         "PRUNED_NAME": release.name,
         "KEEP": release.metadata["keep_count"],
