@@ -175,6 +175,8 @@ def check_draft(draft: str, model: Path, hub: Hub | None) -> Check:
             return Check(OK, "draft model", f"{draft}: {config['model_type']}")
         except InputError as error:
             return Check(FAIL, "draft model", str(error))
+    if not is_hub_id(draft):
+        return Check(FAIL, "draft model", f"{draft}: no directory and no Hub id OWNER/NAME", "check DRAFT")
     if hub.unreachable:
         return Check(WARN, "draft model", f"{draft}: {NOT_ASKED}")
     fault = hub.file_access(draft, "config.json", "model")

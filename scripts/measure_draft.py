@@ -35,6 +35,8 @@ from speed.round_speeds import ROUNDS, in_turns
 
 COUNTS = ("tokens", "drafted", "accepted")
 
+MOST_DRAFTED = 64  # in a row; the server would draft without end, and hardly a later one is accepted
+
 
 def named_file(text: str) -> tuple[str, Path]:
     """Parse NAME=FILE."""
@@ -83,13 +85,16 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--limit", type=positive, metavar="N", help="ask the first N questions only")
     add("--output", type=output_file, required=True, help="Markdown file to write; .json goes beside it")
     add = parser.add_argument_group("how the models run").add_argument
-    add("--draft-tokens", type=positive, default=DRAFT_TOKENS, help="tokens drafted in a row")
+    add("--draft-tokens", type=positive, default=DRAFT_TOKENS, help=f"tokens drafted in a row, at most {MOST_DRAFTED}")
     add("--max-tokens", type=positive, default=ANSWER_TOKENS, help="most tokens of an answer")
     add("--rounds", type=positive, default=ROUNDS, help="how often both ways take turns")
     add("--context", type=positive, default=4096, help="tokens of context")
     add("--gpu-layers", type=whole_number, default=0, help="layers on the GPU")
     add("--llama-cpp", type=Path, help="llama.cpp directory (default: $LLAMA_CPP, else the built one)")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.draft_tokens > MOST_DRAFTED:
+        parser.error(f"--draft-tokens: expected at most {MOST_DRAFTED}, found {args.draft_tokens}")
+    return args
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -24,8 +24,9 @@ def check_states(config: dict, width: int, named: object, model: object) -> None
 def check_assistant(model: Path) -> dict:
     """Return the config of an assistant checkpoint; raise InputError for another model, and for one that is cut."""
     config = read_config(model)
-    found = (config.get("architectures") or ["none"])[0]
-    if found not in ASSISTANTS:
+    named = config.get("architectures")
+    found = named[0] if named and isinstance(named, list) else "none"
+    if not isinstance(found, str) or found not in ASSISTANTS:
         raise InputError(model / "config.json", f"an assistant ({', '.join(ASSISTANTS)})", str(found))
     read_checkpoint(model)
     return config

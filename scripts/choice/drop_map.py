@@ -316,7 +316,7 @@ def _check_totals(path: Path, content: dict) -> None:
 def _broken_by_scores(entry: dict) -> str:
     """Return what a layer of a map of ours should have and has not; ids, scores and margin must fit."""
     experts, score, tosses = len(entry["keep"]) + len(entry["drop"]), entry.get("score", []), entry.get("coin_toss", [])
-    if len(score) not in (0, experts):
+    if "score" in entry and len(score) != experts:
         return f"{experts} scores"
     if tosses != sorted(set(tosses)) or not all(0 <= expert < experts for expert in tosses):
         return "coin_toss of ids, each once"

@@ -1,5 +1,6 @@
 """A model is known by its digests: the same one from another place passes, another one is refused or replaced."""
 
+import json
 import os
 import shutil
 
@@ -146,6 +147,12 @@ def test_another_model_is_no_assistant(demo_model, tmp_path, refusal):
     asked = ["--assistant", *arguments(demo_model, tmp_path)[:4]]
     refusal(fetch_model.main, asked, "config.json: expected an assistant (Gemma4AssistantForCausalLM")
     assert not (tmp_path / "checkpoint").exists()
+    for architectures in (256, [], [["x"]]):
+        shutil.copytree(DEMO / "assistant", tmp_path / "odd", dirs_exist_ok=True)
+        config = json.loads((tmp_path / "odd/config.json").read_text()) | {"architectures": architectures}
+        (tmp_path / "odd/config.json").write_text(json.dumps(config))
+        odd = ["--assistant", *arguments(tmp_path / "odd", tmp_path)[:4]]
+        refusal(fetch_model.main, odd, "config.json: expected an assistant (Gemma4AssistantForCausalLM")
 
 
 @pytest.mark.parametrize("name", ["LICENSE", "NOTICE", "LICENSE.md", "additional_chat_templates/a.jinja"])

@@ -145,6 +145,8 @@ def test_the_draft_model_is_looked_for_here_or_on_the_hub(from_hub, hub, checked
     assert found["draft model"].startswith("ok ") and found["draft model"].endswith("assistant: gemma4_assistant")
     error, found = checked([*LOCAL, "--draft", DEMO / "model"])
     assert "expected an assistant" in error and found["draft model"].startswith("FAIL")
+    _, _, found = from_hub([*LOCAL, "--draft", "../x"], hub.url)
+    assert found["draft model"].startswith("FAIL ../x: no directory and no Hub id OWNER/NAME")
     _, _, found = from_hub([*LOCAL, "--draft", MODEL], hub.url)
     assert found["draft model"] == f"ok {MODEL} can be downloaded"
 
