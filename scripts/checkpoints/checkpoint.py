@@ -175,6 +175,7 @@ def read_checkpoint(directory: Path) -> dict[str, TensorRange]:
     if not index_path.exists():
         if not (directory / SINGLE_NAME).exists():
             raise InputError(directory, f"{INDEX_NAME} or {SINGLE_NAME}", "neither")
+        check_no_others(directory)
         return dict(sorted(read_shard(directory / SINGLE_NAME).items()))
     if (directory / SINGLE_NAME).exists():  # loaders differ in which one they read
         raise InputError(directory, f"{INDEX_NAME} or {SINGLE_NAME}", "both", "remove the one that is not meant")
@@ -193,6 +194,17 @@ def read_checkpoint(directory: Path) -> dict[str, TensorRange]:
     if missing:
         raise InputError(index_path, f"{missing[0]} in {weight_map[missing[0]]}", "no such tensor there")
     return dict(sorted(tensors.items()))
+
+
+def check_no_others(directory: Path) -> None:
+    """Raise InputError where other files lie beside a model's only one that llama.cpp's converter would read, too.
+
+    Without an index it takes every model*.safetensors, and of a tensor in two files the later one's; analysis and drop
+    would read the first.
+    """
+    if others := sorted(path for path in directory.glob("model*.safetensors") if path.name != SINGLE_NAME):
+        wanted = f"no other file named model*.safetensors beside {SINGLE_NAME}"
+        raise InputError(others[0], wanted, "one, which llama.cpp would read, too", "move it away")
 
 
 def _weight_map(index_path: Path) -> dict[str, str]:

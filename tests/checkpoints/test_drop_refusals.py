@@ -98,6 +98,16 @@ def test_a_source_that_is_missing_or_cut_short(refuse, model_copy, tmp_path, scr
     refused(script("expert_drop.py", *arguments), shard.name, "nothing")  # in a process: one line, exit code
 
 
+def test_weights_beside_those_of_a_model_without_an_index(demo_model, tmp_path):
+    """llama.cpp's converter took them in place of the model's: the full model was scored with other weights."""
+    model = shutil.copytree(demo_model, tmp_path / "model")
+    shutil.copy(model / "model.safetensors", model / "model_old.safetensors")
+    with pytest.raises(InputError, match="model_old.safetensors: expected no other file named model"):
+        read_checkpoint(model)
+    (model / "model_old.safetensors").rename(model / "adapter_model.safetensors")  # no name that it looks for
+    assert read_checkpoint(model)
+
+
 def test_a_source_with_a_damaged_index_or_config(refuse, model_copy):
     shard = sorted(model_copy.glob("*.safetensors"))[0]
     index, config = model_copy / "model.safetensors.index.json", model_copy / "config.json"
