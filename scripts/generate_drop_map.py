@@ -191,6 +191,8 @@ def map_provenance(stats: Path, metadata: dict, rows: list[int]) -> dict:
         "stats_sha256": sha256_file(stats),
         "config_sha256": metadata["config_sha256"],
         "weights_sha256": metadata["weights_sha256"],
+        # Of all bytes, where the one above takes samples.
+        **({"source_sha256": source} if (source := metadata.get("source_sha256")) else {}),
         "analysis": analysis_of(metadata, rows),
     }
 

@@ -252,7 +252,7 @@ def map_findings(
             criterion, mine, (drop, best_experts(scores_of(criterion, free).tolist(), layers, top)), shape.experts
         )
         pairs.append(pair)
-    weights = {"weights_sha256": metadata["weights_sha256"]}
+    weights = {key: metadata[key] for key in ("weights_sha256", "source_sha256") if metadata.get(key)}
     for path in args.maps:
         if build_folder(path):  # under the name of what made it there
             check_written_by(path, ("generate_drop_map", "copy_drop_map"))

@@ -104,6 +104,7 @@ class MapDetails(Fields):
     stats_sha256: str = ""
     config_sha256: str = ""
     weights_sha256: str = ""
+    source_sha256: str = ""
     imatrix_sha256: str = ""
     calibration: str = ""
     calibration_sha256: str = ""

@@ -190,9 +190,11 @@ def test_inputs_of_another_run_are_refused(folder, tiny_text_model, model_copy, 
     refusal(main, command(folder, tiny_text_model, output, "--domain-column", "Topic"), "'Topic'", "DOMAIN_COLUMN")
     (tmp_path / "map.json").write_text(json.dumps({"0": [1]}))
     refusal(main, command(folder, tiny_text_model, output, "--maps", tmp_path / "map.json"), "map.json", "3 layers")
-    named = json.loads((folder / "map.json").read_text()) | {"weights_sha256": "4" * 64}
-    (tmp_path / "map.json").write_text(json.dumps(named))
-    refusal(main, command(folder, tiny_text_model, output, "--maps", tmp_path / "map.json"), "that of another model")
+    for key in ("weights_sha256", "source_sha256"):  # samples of the weights, and all bytes
+        named = json.loads((folder / "map.json").read_text()) | {key: "4" * 64}
+        (tmp_path / "map.json").write_text(json.dumps(named))
+        asked = command(folder, tiny_text_model, output, "--maps", tmp_path / "map.json")
+        refusal(main, asked, key, "that of another model")
     (model_copy / "config.json").write_text((model_copy / "config.json").read_text() + " ")
     refusal(main, command(folder, model_copy, output), model_copy, "config")
     other = shutil.copytree(folder, tmp_path / "other")

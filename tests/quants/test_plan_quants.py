@@ -16,6 +16,7 @@ from choice.stats_record import EXPERT_SUMS, LAYER_SUMS
 from conftest import REPO
 from files.input_errors import InputError
 from files.safe_files import GIB
+from files.seals import MARKER
 from ggufs.gguf_header import GgufHeader, read_header
 from makers.make_runs import write_known_speed
 from makers.shared_ggufs import demo_ggufs, tiny_ggufs
@@ -255,6 +256,7 @@ def test_make_plan_needs_no_file(tmp_path):
     settings = ("SHAPE=gemma-4-26b-a4b", "KEEP=109", "QUANTS=Q6_K", "MMPROJ=F16 F16", f"BUILD={tmp_path}")
     command = ["make", "--no-print-directory", "plan", *settings]
     write_known_speed(tmp_path / "plans/calibration.json")
+    (tmp_path / MARKER).touch()
     done = subprocess.run([*command, "DRAFT=data/demo/assistant"], cwd=REPO, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.startswith("Shape gemma-4-26b-a4b with 109 experts")
