@@ -39,7 +39,8 @@ class Sequence:
 
 def sequences_digest(sequences: list[Sequence]) -> str:
     """Return the hex sha256 over all token ids and starts, as measurements of loss record it (`texts_sha256`)."""
-    return sha256_json([sequence.digest for sequence in sequences])
+    # The start stands beside, too: the digest alone could be that of one more id, all of which count.
+    return sha256_json([[sequence.digest, sequence.start] for sequence in sequences])
 
 
 def chat_prompt(tokenizer: "PreTrainedTokenizerBase", question: Question) -> str:

@@ -46,8 +46,9 @@ def is_mode(name: str) -> bool:
 
 
 def without_modes(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment for a tool."""
-    return {name: value for name, value in environment.items() if not is_mode(name)}
+    """Return the environment for a tool; llama.cpp finds no file of options in it (llama.cpp/config.ini)."""
+    kept = {name: value for name, value in environment.items() if not is_mode(name)}
+    return kept | {"XDG_CONFIG_HOME": os.devnull}
 
 
 def remove_modes(environment: MutableMapping[str, str]) -> None:

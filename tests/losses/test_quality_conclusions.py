@@ -158,3 +158,6 @@ def test_seen_questions_are_left_out_and_the_last_position_scores_nothing():
     # Where a reply begins is not in the ids: a tokenizer can read a prompt alone otherwise than within its chat.
     others = chats_of([Sequence([5, 6, 7, 8], 3, False), Sequence([5, 6, 7], 1, False)])
     assert others.texts == chats.texts and others.digest != chats.digest
+    # Nor is it one more id of a chat that counts as a whole.
+    longer = chats_of([Sequence([5, 6, 7, 8, 2], 0, False), Sequence([5, 6, 7, 1], 0, False)])
+    assert longer.digest != chats.digest
