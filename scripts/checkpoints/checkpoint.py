@@ -176,7 +176,7 @@ def read_checkpoint(directory: Path) -> dict[str, TensorRange]:
         if not (directory / SINGLE_NAME).exists():
             raise InputError(directory, f"{INDEX_NAME} or {SINGLE_NAME}", "neither")
         check_no_others(directory)
-        return dict(sorted(read_shard(directory / SINGLE_NAME).items()))
+        return _named_once(directory, read_shard(directory / SINGLE_NAME))
     if (directory / SINGLE_NAME).exists():  # loaders differ in which one they read
         raise InputError(directory, f"{INDEX_NAME} or {SINGLE_NAME}", "both", "remove the one that is not meant")
     weight_map = _weight_map(index_path)
@@ -193,6 +193,18 @@ def read_checkpoint(directory: Path) -> dict[str, TensorRange]:
     missing = sorted(set(weight_map) - set(tensors))
     if missing:
         raise InputError(index_path, f"{missing[0]} in {weight_map[missing[0]]}", "no such tensor there")
+    return _named_once(directory, tensors)
+
+
+def _named_once(directory: Path, tensors: dict[str, TensorRange]) -> dict[str, TensorRange]:
+    """Return tensors sorted by name; raise InputError for two that are one to llama.cpp's converter.
+
+    It leaves "language_model." out of a name and takes the later of two; transformers would read the other.
+    """
+    seen: dict[str, str] = {}
+    for name in tensors:
+        if (other := seen.setdefault(name.replace("language_model.", ""), name)) != name:
+            raise InputError(directory, "every tensor under one name", f"{other} and {name}")
     return dict(sorted(tensors.items()))
 
 

@@ -104,6 +104,14 @@ def test_weights_beside_those_of_a_model_without_an_index(demo_model, tmp_path):
     shutil.copy(model / "model.safetensors", model / "model_old.safetensors")
     with pytest.raises(InputError, match="model_old.safetensors: expected no other file named model"):
         read_checkpoint(model)
+    tensors = load_file(model / "model.safetensors")
+    name = next(name for name in tensors if name.startswith("model.layers."))
+    (tmp_path / "twice").mkdir()
+    shutil.copy(model / "config.json", tmp_path / "twice")
+    twice = tensors | {name.replace("model.", "model.language_model.", 1): tensors[name].clone()}
+    save_file(twice, tmp_path / "twice/model.safetensors")
+    with pytest.raises(InputError, match="every tensor under one name, found model"):
+        read_checkpoint(tmp_path / "twice")
     (model / "model_old.safetensors").rename(model / "adapter_model.safetensors")  # no name that it looks for
     assert read_checkpoint(model)
 
