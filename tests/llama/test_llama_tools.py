@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 
 from conftest import REPO
-from files.command_start import without_modes
 from files.input_errors import InputError
 from ggufs.gguf_header import read_header, write_header_only
+from llama.llama_server import server_environment
 from llama.llama_tools import BUILT_TOOLS, LlamaCpp, converter_command, find_llama_cpp, how_ended, last_words, run_tool
 from makers.shared_ggufs import demo_ggufs, tiny_ggufs
 
@@ -228,19 +228,11 @@ def test_options_in_the_environment_change_no_result(tmp_path, monkeypatch):
     assert "LLAMA_ARG_THREADS=2" in shown and "ROPE_FREQ_BASE" not in shown
 
 
-def test_a_file_of_options_in_the_user_s_home_changes_no_result(tools, tmp_path, monkeypatch):
-    """llama.cpp reads one: scores were published of a server with another rope."""
-    place = tmp_path / ".config/llama.cpp/config.ini"
-    place.parent.mkdir(parents=True)
-    place.write_text("[*]\nrope-freq-scale = 0.5\n")
-    for name, value in (("HOME", tmp_path), ("XDG_CONFIG_HOME", tmp_path / ".config")):
-        monkeypatch.setenv(name, str(value))
-        command = [tools.tool("llama-imatrix"), "-m", tmp_path / "none.gguf", "-f", place]
-        seen = subprocess.run([*command], capture_output=True, text=True)
-        assert "using config file" in seen.stdout + seen.stderr
-        said = subprocess.run([*command], capture_output=True, text=True, env=without_modes(os.environ))
-        assert "config file" not in said.stdout + said.stderr
-        assert "XDG_CONFIG_HOME=/dev/null" in run_tool(["env"], cwd=tmp_path, what="test", step="no such step")
+def test_a_file_of_options_in_the_user_s_home_is_not_looked_for(tmp_path, monkeypatch):
+    """llama.cpp/config.ini there: scores were published of a server with another rope."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    assert f"XDG_CONFIG_HOME={os.devnull}" in run_tool(["env"], cwd=tmp_path, what="test", step="no such step")
+    assert server_environment(dict(os.environ))["XDG_CONFIG_HOME"] == os.devnull
 
 
 def test_a_shell_without_a_path_is_told(monkeypatch):
