@@ -144,8 +144,9 @@ def check_sealed(paths: list[Path]) -> int:
         record = Path(f"{path}.json") if path.suffix == BY_RECORD else path
         seals = seals_over(record)
         seal = seals.of_file(record) if seals and record.is_file() else Seal.VALID
-        unknown += seal in (Seal.NONE, Seal.FOREIGN)
-        if seal not in (Seal.VALID, Seal.NONE, Seal.FOREIGN):
+        if seal in (Seal.NONE, Seal.FOREIGN):
+            unknown += 1
+        elif seal != Seal.VALID:
             advice = "make it again, or say SEALS=no to trust it"
             raise InputError(record, "what a command of this project wrote", seal.value, advice)
     return unknown

@@ -34,7 +34,6 @@ from speed.greedy_answers import Greedy, greedy_answers, speed_of
 from speed.round_speeds import ROUNDS, in_turns
 
 COUNTS = ("tokens", "drafted", "accepted")
-
 MOST_DRAFTED = 64  # in a row; the server would draft without end, and hardly a later one is accepted
 
 

@@ -31,15 +31,13 @@ class Sequence:
 
     @property
     def digest(self) -> str:
-        """The hex sha256 of the ids as little-endian int32, and of `start` after them where not all of them count."""
-        # The same ids can have another start: the prompt alone can be other tokens than the prompt within its chat.
-        numbers = [*self.ids, self.start] if self.start else self.ids
-        return hashlib.sha256(struct.pack(f"<{len(numbers)}i", *numbers)).hexdigest()
+        """The hex sha256 of the ids as little-endian int32."""
+        return hashlib.sha256(struct.pack(f"<{len(self.ids)}i", *self.ids)).hexdigest()
 
 
 def sequences_digest(sequences: list[Sequence]) -> str:
     """Return the hex sha256 over all token ids and starts, as measurements of loss record it (`texts_sha256`)."""
-    # The start stands beside, too: the digest alone could be that of one more id, all of which count.
+    # The same ids can have another start: the prompt alone can be other tokens than the prompt within its chat.
     return sha256_json([[sequence.digest, sequence.start] for sequence in sequences])
 
 

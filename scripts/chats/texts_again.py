@@ -65,10 +65,8 @@ def rendered_from(text: Path) -> str | None:
     return known["question_file_sha256"] if known["sha256"] == sha256_file(text) else None
 
 
-def analysed_digests(
-    checkpoint: Path, questions: list[Question], max_tokens: int, counted: str
-) -> tuple[str, dict[str, str]]:
+def analysed_digests(checkpoint: Path, questions: list[Question], max_tokens: int) -> tuple[str, dict[str, str]]:
     """Return the hex sha256 of the chat template, and by Record ID that of the token ids, as statistics hold them."""
     tokenizer = load_tokenizer(checkpoint)
     template = hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest()
-    return template, {q.record_id: teacher_forced_sequence(tokenizer, q, max_tokens, counted).digest for q in questions}
+    return template, {q.record_id: teacher_forced_sequence(tokenizer, q, max_tokens, "all").digest for q in questions}

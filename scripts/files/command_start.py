@@ -106,14 +106,15 @@ if absent := [package for package in PACKAGES if importlib.util.find_spec(packag
 
 # Of a Hub: scheme, host, port, path.
 ADDRESS = re.compile(r"https?://(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::(?P<port>\d{1,5}))?(?:/[A-Za-z0-9._~/-]*)?")
-
-
 # Of a proxy. Another sign in a password would end it early, and the rest would stand in a library's message.
 PROXY = re.compile(r"(?:[a-z0-9]+://)?(?:[^/?#@\s]*@)?(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?/?")
 
 
 def unreadable_setting(environment: Mapping[str, str]) -> str:
-    """Return what is wrong with a variable that ends huggingface_hub's import, nothing where all can be read."""
+    """Return what is wrong with a variable of the Hub's client, nothing where all can be read and shown.
+
+    Some would end its import, and of some a library's message would show a password.
+    """
     for name in ("HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT"):
         if not (environment.get(name) or "0").isdecimal():
             return f"{name}: expected whole seconds, found something else"

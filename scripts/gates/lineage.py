@@ -200,8 +200,7 @@ def token_breaks(lineage: Lineage, source: Path, metadata: dict, questions: list
     has its digest, and `source_breaks` holds it against the full model's.
     """
     longest = metadata.get("max_tokens") or MAX_TOKENS
-    counted = metadata.get("counted_tokens") or "all"
-    template, digests = analysed_digests(lineage.metadata_path.parent, questions, longest, counted)
+    template, digests = analysed_digests(lineage.metadata_path.parent, questions, longest)
     pairs: list[tuple[str, object, object]] = [
         ("the checkpoint's chat template with sha256", template, metadata.get("chat_template_sha256"))
     ]

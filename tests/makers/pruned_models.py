@@ -45,7 +45,7 @@ def choose_first(folder: Path, questions: Path) -> None:
     arrays |= {name: np.full(shape[:2], 100) for name in LAYER_SUMS} | {"layer_numbers": np.arange(LAYERS)}
     arrays |= {"token_count": falling.astype(np.int64), "moe_output_norm_sum": np.full(shape[:2], 9.0)}
     asked = load_questions(questions, QUESTION_SEED)[: len(ids)]
-    template, tokens = analysed_digests(model, asked, MAX_TOKENS, "all")
+    template, tokens = analysed_digests(model, asked, MAX_TOKENS)
     metadata = {
         "questions": [
             {"id": one.record_id, "sha256": one.digest, "token_ids_sha256": tokens[one.record_id]} for one in asked

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import freeze_questions
 from calls import ON_A_PORT
@@ -325,6 +326,21 @@ def test_a_certificate_is_verified(tmp_path, monkeypatch):
     assert seen == ["Bearer secret"]
 
 
+async def asked_with(key: str, answer: Callable[[web.Request], Awaitable[web.Response]]) -> Any:
+    """Return what a server with a key answers to one request; answer: the server's."""
+    app = web.Application()
+    app.router.add_get("/props", answer)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    try:
+        async with ServerPool([AskedServer(url, url, key)], 1, 60).opened() as pool:
+            return await pool.request(pool.servers[0], "/props")
+    finally:
+        await runner.cleanup()
+
+
 @pytest.mark.parametrize(
     "key, said", [("a key of many letters", "..."), ('a "key" of many letters', "..."), ("EMPTY", "EMPTY")]
 )
@@ -335,20 +351,7 @@ def test_an_answer_that_repeats_the_key_is_taken_without_it(key, said):
         words = json.dumps({"content": [f"é {request.headers['Authorization']}"]}).replace("o", r"\u006f")
         return web.Response(text=words.replace(r"c\u006fntent", "content"), content_type="application/json")
 
-    async def ask() -> dict:
-        app = web.Application()
-        app.router.add_get("/props", answer)
-        runner = web.AppRunner(app, access_log=None)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-        try:
-            async with ServerPool([AskedServer(url, url, key)], 1, 60).opened() as pool:
-                return await pool.request(pool.servers[0], "/props")
-        finally:
-            await runner.cleanup()
-
-    assert asyncio.run(ask()) == {"content": [f"é Bearer {said}"]}
+    assert asyncio.run(asked_with(key, answer)) == {"content": [f"é Bearer {said}"]}
 
 
 @pytest.mark.parametrize("key", ["secret", 'se"cr\\et'])
@@ -357,21 +360,8 @@ def test_a_refusal_that_repeats_the_key_is_told_without_it(key):
         words = f"Invalid token: {request.headers['Authorization']}"
         return web.json_response({"error": words, "x": key * 200}, status=401)
 
-    async def ask() -> None:
-        app = web.Application()
-        app.router.add_get("/props", answer)
-        runner = web.AppRunner(app, access_log=None)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-        try:
-            async with ServerPool([AskedServer(url, url, key)], 1, 60).opened() as pool:
-                await pool.request(pool.servers[0], "/props")
-        finally:
-            await runner.cleanup()
-
     with pytest.raises(server_pool.RefusedRequest, match="HTTP 401: .*Invalid token: Bearer [.]{3}") as error:
-        asyncio.run(ask())
+        asyncio.run(asked_with(key, answer))
     assert "cr" not in str(error.value)
 
 
