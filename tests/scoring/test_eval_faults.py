@@ -353,4 +353,5 @@ def test_a_full_disk_ends_in_one_line(workshop, demo_model, tmp_path):
 def test_options_in_the_environment_cannot_change_the_protocol():
     kept = {"LLAMA_ARG_THREADS": "2", "PATH": "/bin"}
     others = {"LLAMA_ARG_TOP_K": "1", "LLAMA_ARG_CTX_SIZE": "9", "LLAMA_API_KEY": "x"}
-    assert server_environment(kept | others) == kept
+    # Nor can a file of options in the user's home (llama.cpp/config.ini): the server looks for it where nothing is.
+    assert server_environment(kept | others) == kept | {"XDG_CONFIG_HOME": "/dev/null"}
