@@ -35,6 +35,8 @@ $(foreach v,MODEL QUESTIONS EVAL_QUESTIONS CALIBRATION DROP_MAP OTHER_MAPS DRAFT
   $(foreach f,$(filter-out /%,$($v)),$(if $(subst .,,$(subst /,,$(dir $f))),,\
     $(if $(filter $(notdir $f),$(TARGETS) FORCE),$(error $v: expected a file or folder$(,) found the target $f; write \
     its whole path)))))
+$(if $(filter $(OTHER_FOLDERS),$(NAME)),$(error NAME: expected another name than that of a folder that all models \
+  share$(,) found $(NAME)))
 $(if $(filter full,$(VARIANT)),$(error VARIANT: expected another folder than the full model's$(,) found full))
 must_be = $(foreach v,$(1),'$v' '$($v)' '$(2)' '$(3)')
 COUNTS := $(if $(DROP_MAP)$(SHAPE),,KEEP) CTX MAX_GEN_TOKS NP LOCAL_SERVERS FOLDS RANKS COMPARE_SEEDS SAMPLES \
@@ -169,7 +171,8 @@ differs = $(if $(and $(filter $(TO_COMPARE),$(1)),$(call made,$(4))),$(if $(file
 lost = $(error $(2): expected the settings of what lies there$(,) found none; $(call ways_out,$(1),$(2)))
 taken_over = $(if $(call made,$(3)),,$(if $(filter-out $(2),$(file <$(1)))$(filter-out $(file <$(1)),$(2)),FORCE))
 compare = $(if $(filter-out $(3),$(4))$(filter-out $(4),$(3)),$(error $(2): \
-  expected $(or $(filter-out $(4),$(3)),nothing else)$(,) found $(or $(filter-out $(3),$(4)),nothing of it); \
+  expected $(or $(filter-out $(4),$(3)),nothing else)$(,) \
+  found $(if $(call controls_in,$(4)),control characters,$(or $(filter-out $(3),$(4)),nothing of it)); \
   $(call ways_out,$(1),$(2))))
 
 define guard

@@ -202,7 +202,7 @@ SET_BY_DEMO := $(shell LC_ALL=C sed -nE 's/^([A-Z0-9_]+) *=.*/\1/p' runs/demo.mk
 set_by_hand = $(or $(filter command,$(firstword $(origin $(1)))),\
   $(if $(call same,$(value $(1)),$(value DEFAULT_OF_$(1))),,yes))
 # A local model is known by its digests and not by its place, which may change.
-NAMED_SETTINGS := $(if $(wildcard $(MODEL)),$(filter-out MODEL,$(ALWAYS_NAMED)),$(ALWAYS_NAMED)) \
+NAMED_SETTINGS := $(if $(call hub_id,$(MODEL)),$(ALWAYS_NAMED),$(filter-out MODEL,$(ALWAYS_NAMED))) \
   $(foreach v,$(BYTES_DEPEND_ON),$(if $(or $(call set_by_hand,$v),$(filter $v,$(SET_BY_DEMO))),$v))
 RELEASE_SETTINGS := $(call setting,BASE OLLAMA_PARAMS SCORED EVAL_NAME) LICENSE=$(KNOWN_LICENSE) \
   OWNER=$(KNOWN_OWNER) QUANTIZED_BY=$(KNOWN_QUANTIZER) $(call setting,$(NAMED_SETTINGS)) $(ASKED_QUANTS) \

@@ -1,6 +1,8 @@
 # Where outputs go: the only place that names them. Short names; what a folder's bytes depend on is in its settings.txt.
 
 DOWNLOADS = $(BUILD)/downloads
+# Of a build folder, beside the models; clean knows them, too.
+OTHER_FOLDERS := downloads comparison bench plans rehearsal cluster
 FULL = $(BUILD)/$(NAME)/full
 PRUNED = $(BUILD)/$(NAME)/$(VARIANT)
 # Before all else: by it a step knows that the folder is ours, and seals what it writes there.

@@ -50,10 +50,11 @@ $(CHECKED): | $(SETUP) $(MARKER)
 	@mkdir -p $(@D) && touch $@
 
 # A folder in which somebody keeps other things is not marked: clean would take them for ours by their names. Below the
-# project all that begins with build is ours; a disk has lost+found and hidden names of its own. Another run may have
+# project all that begins with build is ours; disks and desktops put names of their own everywhere. Another run may have
 # marked it just now.
+OF_DISKS := lost+found .snapshot .zfs .nfs* .fuse_hidden* .DS_Store .Trash* .Spotlight-* .fseventsd
 $(MARKER):
-	@mkdir -p $(@D); other=$$(find $(@D)/ -mindepth 1 -maxdepth 1 ! -name lost+found ! -name '.*' -print -quit); \
+	@mkdir -p $(@D); other=$$(find $(@D)/ -mindepth 1 -maxdepth 1 $(OF_DISKS:%=! -name '%') -print -quit); \
 	  case "$$(realpath $(@D))" in "$$(pwd -P)"/*) ;; *) [ -z "$$other" ] || [ -e $@ ] || { \
 	    printf 'error: %s: expected a new or an empty folder, or one of this project, found %q in it; ' $(@D) "$$other"; \
 	    echo 'set BUILD to a new one, such as $(@D)/build'; exit 1; } >&2 ;; esac; touch $@

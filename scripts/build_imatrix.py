@@ -13,6 +13,7 @@ An output whose record names the same inputs and tools is left as it is. Upstrea
 
 import argparse
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +30,9 @@ from ggufs.imatrix import CONTEXT_TOKENS, Imatrix, ImatrixRecord, check_reached,
 from llama.llama_tools import LlamaCpp, find_llama_cpp, run_tool
 from llama.load_check import check_library_loads, count_tokens
 
+# llama-imatrix runs where its text lies, and there the system's loader may look for libraries.
+LIBRARY = re.compile(r"\.(so|dylib|dll)\b", re.IGNORECASE)
+
 
 def imatrix_command(tool: Path, model: Path, calibration: Path, output: Path, context: int) -> list[object]:
     """Return the command line of llama-imatrix, run in the text's directory so that its header has no path."""
@@ -44,6 +48,8 @@ def check_calibration(path: Path, context: int) -> None:
         raise InputError(
             path, f"{2 * context} tokens or more, which llama-imatrix needs", f"{path.stat().st_size} bytes"
         )
+    if LIBRARY.search(path.name):
+        raise InputError(path, "a name that no library of programs has", path.name, "give it another name")
     check_bounded(path, RECORD_MIB)
     try:
         path.read_text(encoding="utf-8")

@@ -31,7 +31,7 @@ from a record. What was not measured is listed there under "Limits".
 import argparse
 from pathlib import Path
 
-from cards.card_findings import check_findings_match
+from cards.card_findings import check_findings_match, check_other_maps
 from cards.card_sections import IMATRIX_PICTURE, PICTURES
 from cards.front_matter import REPOSITORY_NAME, is_repository
 from cards.made_texts import made_texts
@@ -107,7 +107,9 @@ def check_evidence(args: argparse.Namespace, records: dict[Path, dict]) -> None:
         found = draft_breaks(drafted, args.draft, lineage.f16_sha256)
         found += measured_file_breaks(DRAFT_NAME, lineage, drafted["models"], MEASURE_DRAFT)
     if args.findings:
-        check_findings_match(read_evidence(args.findings, FINDINGS_NAME), read_metadata(args.metadata))
+        findings = read_evidence(args.findings, FINDINGS_NAME)
+        check_findings_match(findings, read_metadata(args.metadata))
+        check_other_maps(findings, [Path(path) for name, path in args.findings_from if name.startswith("map-")])
     for first in found[:1]:
         raise first
 

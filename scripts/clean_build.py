@@ -29,7 +29,7 @@ from stages.step_logs import is_at_work
 ALL, GGUF = "all", "gguf"
 LAST = (LEDGER, MARKER)
 # Of a build folder; the others are named for models.
-SHARED_FOLDERS = ("downloads", "comparison", "bench", "plans", "rehearsal", LOCKS)
+SHARED_FOLDERS = ("downloads", "comparison", "bench", "plans", "rehearsal", "cluster", LOCKS)
 PARTIAL = ".partial"  # ends the name of what was being written, or deleted, when a run was killed
 SHOWN = 40  # lines of a list; of 200 quants the sum says more
 

@@ -17,6 +17,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from analysis.known_weights import check_known_weights
 from chats.chat_tokenizer import load_tokenizer
 from checkpoints.assistant import check_assistant
 from checkpoints.checkpoint import read_checkpoint, read_config, source_digest, weights_digest
@@ -30,6 +31,8 @@ from files.json_records import read_record
 from files.option_types import command_parser, named_path
 from files.safe_files import check_apart, run
 from files.written_records import write_record
+from llama.config_reading import check_config_read_alike
+from llama.llama_tools import find_llama_cpp
 from stages.hub_checks import downloading
 
 from huggingface_hub import HfApi, snapshot_download
@@ -84,6 +87,8 @@ def check_model_directory(directory: Path) -> dict:
     family = family_of(directory, config, list(tensors))
     shape = shape_of(directory, family, config)
     expert_tensors(directory, family, tensors, shape)
+    check_known_weights(directory, tensors)
+    check_config_read_alike(directory, config, lambda: find_llama_cpp(None))
     load_tokenizer(directory)
     return {
         "model_type": str(config.get("model_type")),

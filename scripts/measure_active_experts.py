@@ -28,6 +28,7 @@ from files.run_state import RunState, results_folder
 from files.safe_files import check_apart, replace_when_done, require_disk_space, run
 from files.written_records import write_record
 from ggufs.gguf_header import experts_used_key, read_header
+from llama.hardware import hardware_of
 from llama.llama_tools import LlamaCpp, find_llama_cpp
 from losses.chat_masks import Arrays, Chats, chats_of
 from losses.gguf_logits import GgufLogits
@@ -181,6 +182,7 @@ def main(argv: list[str] | None = None) -> None:
         "max_tokens": args.answer_tokens,
         **{key: getattr(args, key) for key in ("reasoning_budget", "context", "gpu_layers", "rounds")},
         **{key: inputs[key] for key in ("texts_sha256", "llama_cpp", "tools_sha256")},
+        "hardware": hardware_of(tools),
         "rows": rows,
     }
     write_active(args, results)

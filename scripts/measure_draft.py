@@ -26,6 +26,7 @@ from files.written_records import write_record
 from ggufs.draft_fit import check_fits
 from ggufs.gguf_header import read_header
 from llama.drafting import DRAFT_TOKENS, draft_flags
+from llama.hardware import hardware_of
 from llama.llama_tools import LlamaCpp, find_llama_cpp
 from quants.draft_record import DraftRecord
 from quants.quant_record import read_held_gguf
@@ -113,6 +114,7 @@ def main(argv: list[str] | None = None) -> None:
         "question_file_sha256": sha256_file(args.questions),
         "llama_cpp": tools.version(),
         "tools_sha256": tools.digest(),
+        "hardware": hardware_of(tools),
         "models": [draft_answers(args, tools, name, gguf, questions) for name, gguf in args.gguf],
     }
     write_record(args.output.with_suffix(".json"), results, DraftResults)

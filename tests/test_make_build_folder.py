@@ -278,12 +278,16 @@ def test_a_folder_in_which_other_things_lie_becomes_no_build(tmp_path):
     """Of what lies in a build folder clean knows ours by its name: it deleted downloads of the user's."""
     marker = tmp_path / ".built-by-this-project"
     (tmp_path / "lost+found").mkdir()  # every disk has it
+    (tmp_path / ".Trash-1000").mkdir()
     assert call_make(str(marker), f"BUILD={tmp_path}").returncode == 0 and marker.exists()
-    marker.unlink()
-    (tmp_path / "downloads").mkdir()
-    done = call_make(str(marker), f"BUILD={tmp_path}")
-    assert done.returncode != 0 and not marker.exists(), done.stdout
-    assert f"error: {tmp_path}: expected a new or an empty folder, or one of this project, found " in done.stderr
+    for name in ("downloads", ".config"):  # the other one: of somebody's home, where all names are hidden
+        marker.unlink(missing_ok=True)
+        (tmp_path / name).mkdir()
+        done = call_make(str(marker), f"BUILD={tmp_path}")
+        assert done.returncode != 0 and not marker.exists(), done.stdout
+        assert f"error: {tmp_path}: expected a new or an empty folder, or one of this project, found " in done.stderr
+        assert f"/{name} in it" in done.stderr
+        (tmp_path / name).rmdir()
     for goal in ("plan", "bench-drop", "rehearse", "kill-test", "drop"):  # whatever comes first marks a new one
         assert f"touch {tmp_path}/new/{marker.name}" in call_make(goal, "-n", f"BUILD={tmp_path}/new").stdout
 

@@ -270,6 +270,13 @@ def test_other_settings_in_a_folder_are_refused_before_work_with_a_way_out(varia
     assert scripts_in(allowed), (name, allowed.stderr)
 
 
+def test_words_of_an_edited_file_of_settings_do_not_reach_the_terminal(copied):
+    settings = build_of(copied) / "tiny/12e/settings.txt"
+    settings.write_text("KEEP=\x1b[31m12\x1b]0;t\x07\n")
+    done = make("-n", "release", *copied)
+    assert done.returncode != 0 and "found control characters; " in done.stderr and "\x1b" not in done.stderr
+
+
 def test_settings_by_which_nothing_was_made_give_way(copied):
     path = build_of(copied) / "tiny/12e/quality/settings.txt"
     path.parent.mkdir(parents=True)

@@ -23,7 +23,7 @@ LONGEST_CHAIN = 10
 MOST_MODULES = {
     "report_imatrix": 10,
     "build_imatrix": 13,
-    "build_report": 38,
+    "build_report": 39,
     "quantize_gguf": 25,
 }  # that a command imports
 MOST_FILES = 48  # of a folder: more is a corridor

@@ -1,7 +1,9 @@
 """The card's section on what the experts are like, from findings.json alone; whether that record is of this build."""
 
+from pathlib import Path
+
 from files.display import code, markdown_table
-from files.input_errors import InputError
+from files.input_errors import InputError, sha256_file
 from findings.findings_record import FINDINGS_NAME
 from findings.findings_words import (
     RULE,
@@ -32,6 +34,16 @@ def check_findings_match(findings: dict, metadata: dict) -> None:
         if expected != found:
             wanted = f"findings by the {what} with sha256 {str(expected)[:DIGITS]}"
             raise InputError(FINDINGS_NAME, wanted, str(found)[:DIGITS], "run `make findings` again")
+
+
+def check_other_maps(findings: dict, given: list[Path]) -> None:
+    """Raise InputError unless the maps that are given are those that the findings compare with the run's own."""
+    compared = {pair["sha256"]: pair["name"] for pair in findings["maps"] if pair["sha256"]}
+    digests = {sha256_file(path): str(path) for path in given}
+    if compared.keys() != digests.keys():
+        wanted = f"OTHER_MAPS={' '.join(compared.values())}, which they compare" if compared else "no OTHER_MAPS"
+        advice = "give those, or run `make findings REPLACE=findings` first"
+        raise InputError(FINDINGS_NAME, wanted, " ".join(digests.values()) or "none", advice)
 
 
 def findings_section(findings: dict | None) -> str:

@@ -1,7 +1,5 @@
 """What the evaluations show: the headline, the protocol, every variant in one table, and the patch step."""
 
-from collections import Counter
-
 from cards.card_sections import KINDS_IN_WORDS, Release, base_link, bullets, pictures_of, section
 from cards.card_tables import in_sample_note, sample_sentences
 from choice.drop_map import criterion_of
@@ -9,6 +7,7 @@ from files.display import markdown_table, plural
 from files.safe_files import GB, in_unit
 from release.manifest import CHECKPOINT, DIGITS
 from scoring.eval_protocol import BY_DIGEST
+from scoring.machines import machine_in_words
 from scoring.score_tables import pass_table, score_cell, seeds_sentence, verdict
 from scoring.task_tables import seeds_in_words
 
@@ -127,16 +126,6 @@ def headline(release: Release) -> str:
         )
         if part
     )
-
-
-def machine_in_words(machine: dict) -> str:
-    """Return a machine that answered: processor and cores, graphics cards, backends of llama.cpp."""
-    if not machine["cores"]:  # one that nothing is known of
-        return machine["cpu"]
-    counts = Counter(machine["gpus"])
-    gpus = ", ".join(f"{count} x {name}" if count > 1 else name for name, count in counts.items()) or "no GPU"
-    processor = f"{machine['cpu']} ({plural(machine['cores'], 'core')})"
-    return f"{processor}; {gpus}; llama.cpp's backend: {', '.join(machine['backends'])}"
 
 
 def hardware_rows(rows: list[dict]) -> list[list[str]]:

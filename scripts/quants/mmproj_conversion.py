@@ -8,7 +8,7 @@ import math
 import os
 from pathlib import Path
 
-from checkpoints.checkpoint import TensorRange
+from checkpoints.checkpoint import TensorRange, read_files
 from checkpoints.moe_families import text_config
 from checkpoints.towers import VISION, tower_tensors, towers_digest, towers_of
 from files.input_errors import InputError, sha256_file
@@ -20,15 +20,17 @@ from ggufs.mmproj import TRUE_GELU, projection_widths, types_of, write_with_true
 from llama.llama_tools import LlamaCpp, converter_command, run_tool
 from quants.quant_record import MmprojRecord, is_made_of, record_path
 
-READ_FILES = ("config.json", "processor_config.json", "preprocessor_config.json", "generation_config.json", "README.md")
 TRUE_GELUS = ("gelu_pytorch_tanh", "gelu_new", "gelu")
 # Not in the header: llama.cpp has these numbers in its source, for every Gemma 4.
 TAKEN_FOR_GRANTED = {"pooling_kernel_size": 3, "rms_norm_eps": 1e-6}
 
 
 def tower_source_digest(model: Path, towers_sha256: str) -> str:
-    """Return the hex sha256 over what a file for pictures is made of: towers, and small files of the checkpoint."""
-    files = {path.name: sha256_file(path) for path in (model / name for name in READ_FILES) if path.is_file()}
+    """Return the hex sha256 over what a file for pictures is made of: towers, and all that lies beside the weights.
+
+    The converter reads files there by names of its own, such as that of another tool's quantisation.
+    """
+    files = {name: sha256_file(path) for name, path in read_files(model) if path.suffix != ".safetensors"}
     return sha256_json({**files, "towers": towers_sha256})
 
 

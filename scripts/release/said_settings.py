@@ -36,7 +36,7 @@ TYPE = "|".join([*map(re.escape, RECIPES), TARGET_SIZE.pattern, "all"])
 PLACE = re.compile(rf"({PROJECT_DATA}/)?{NAME.pattern}")
 NAMED = {
     "RUN": NAME,
-    "MODEL": re.compile(rf"({NAME.pattern}/)?{NAME.pattern}"),  # a Hub id, or a place
+    "MODEL": re.compile(rf"{NAME.pattern}/{NAME.pattern}"),  # a Hub id: a local one is known by its digests
     CHOSE: PLACE,
     ASKED: PLACE,
     "DRAFT": re.compile(rf"(({NAME.pattern}|{PROJECT_DATA})/)?{NAME.pattern}|"),  # emptied: none

@@ -19,8 +19,9 @@ from llama.hardware import hardware_of, listed_devices
 from llama.llama_server import SERVER_KEY, LlamaServer, server_command
 from llama.llama_tools import LlamaCpp
 from scoring.eval_protocol import OpenAiProtocol, Protocol
+from scoring.machines import RAN_ALREADY
 from scoring.openai_model import OpenAiModel
-from scoring.score_records import RAN_ALREADY, each_once
+from scoring.score_records import each_once
 from scoring.served_model import LOOPBACK, ServedModel, locked_fields
 from scoring.server_pool import AskedServer, ServerPool
 

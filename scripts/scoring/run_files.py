@@ -14,7 +14,8 @@ from typing import ClassVar, Self
 from files.json_records import Fields, Record, Sha256, read_json, read_record, require, sha256_json
 from files.seals import BEGUN, bind
 from files.written_records import write_json
-from scoring.score_records import ANSWERED_BY, Hardware
+from scoring.machines import Hardware
+from scoring.score_records import ANSWERED_BY
 
 from pydantic import Field, model_validator
 

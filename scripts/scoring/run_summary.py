@@ -18,8 +18,9 @@ from scoring.eval_protocol import recorded_protocol
 from scoring.eval_tasks import EvalTask, task_of
 from scoring.ifeval import followed_loosely
 from scoring.lm_eval_samples import Sample, lm_eval_score, read_asked, read_samples
+from scoring.machines import RAN_ALREADY
 from scoring.run_files import ANSWERS, PATCHED, RUN, Patched, patch_head, read_run
-from scoring.score_records import ANSWERED_BY, RAN_ALREADY, each_once, figures
+from scoring.score_records import ANSWERED_BY, each_once, figures
 
 GIVEN_SERVER = re.compile("https?://")  # how the address of a server that ran already begins; ours are "local 1"
 ANSWERED = "evaluate it again (REPLACE=eval)"

@@ -24,6 +24,7 @@ from files.json_records import (
 )
 from scoring.answer_classes import CLASSES
 from scoring.followed import Followed, check_digits
+from scoring.machines import Hardware
 from scoring.paired_statistics import Interval, difference_interval, mcnemar, smallest_likely, smallest_shown, wilson
 
 import numpy as np
@@ -37,8 +38,6 @@ MOST_QUESTIONS = 20_000  # MMLU-Pro has 12,032; an exact test of as many takes a
 ROUNDING = 1e-6  # sums of the same numbers in another order
 
 ANSWERED_BY = ("hardware", "tools_sha256")  # what has answered: machines, and their builds of llama.cpp
-# Of a server at a given address: it tells nothing of the machine that it runs on.
-RAN_ALREADY = {"cpu": "not recorded (servers that ran already)", "cores": 0, "gpus": [], "backends": []}
 Text = Annotated[str, Field(min_length=1)]
 Digits = Annotated[str, Field(pattern=r"^[01]+$")]
 
@@ -133,15 +132,6 @@ class AnswerRow(Fields):
         # Of a number more than one spelling is right.
         same = right if not letters and found is not None and found != self.target else found == self.target
         require(right == same, f"{correct} as {letter} and target say")
-
-
-class Hardware(Fields):
-    """A machine that answered: processor, cores that it might use, and llama.cpp's devices and backends."""
-
-    cpu: str
-    cores: int
-    gpus: list[str]
-    backends: list[str]
 
 
 class RunProtocol(Fields):

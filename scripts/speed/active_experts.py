@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar, Self
 from files.display import markdown_table, percent_with_error, plural, with_error
 from files.json_records import Count, Fields, ModelName, Positive, Record, Sha256, require
 from losses.quality_record import no_reasoning_in_words
+from scoring.machines import Hardware, machine_sentence
 from speed.round_speeds import Speed, factor_in_words, mean_speed, where_in_words
 
 from pydantic import Field, model_validator
@@ -65,6 +66,7 @@ class ActiveExperts(Record):
     rounds: Positive
     llama_cpp: str
     tools_sha256: Sha256 | None = None  # of the build of llama.cpp; older records have none
+    hardware: Hardware | None = None  # what the answers were timed on; older records do not say
     rows: Annotated[list[ActiveRow], Field(min_length=1)]
 
     @model_validator(mode="after")
@@ -122,7 +124,7 @@ def active_words(results: dict) -> str:
         f"{plural(results['chats'], 'chat')}{no_reasoning_in_words(results)}. Speed: greedy answers to "
         f"{plural(results['questions'], 'question')} of "
         f"at most {results['max_tokens']} tokens, all numbers in turn, {plural(results['rounds'], 'round')}, "
-        f"{where_in_words(results)}, ± one standard error over rounds.{scored}"
+        f"{where_in_words(results)}, ± one standard error over rounds.{machine_sentence(results)}{scored}"
     )
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Self
 from files.display import markdown_table, plural
 from files.input_errors import InputError
 from files.json_records import Count, Fields, ModelName, Positive, Record, Sha256, require
+from scoring.machines import Hardware, machine_sentence
 from scoring.paired_statistics import mean_and_error
 from speed.round_speeds import Speed, factor_in_words, mean_speed, where_in_words
 
@@ -70,6 +71,7 @@ class DraftResults(Record):
     question_file_sha256: Sha256 | None = None  # of the whole file; older records have none
     llama_cpp: str
     tools_sha256: Sha256 | None = None  # of the build of llama.cpp; older records have none
+    hardware: Hardware | None = None  # what the answers were timed on; older records do not say
     models: Annotated[list[Answers], Field(min_length=1)]
 
     @model_validator(mode="after")
@@ -130,7 +132,7 @@ def draft_words(results: dict, evaluated: bool = False) -> str:
         f"Both ways took turns, {plural(results['rounds'], 'round')}. ± is one standard error: of the acceptance over "
         "questions, of the speed over rounds. Tokens per pass does not depend on the machine, tokens per second does."
     )
-    return f"{same_text(results)} {asked}"
+    return f"{same_text(results)} {asked}{machine_sentence(results)}"
 
 
 def draft_table(results: dict, evaluated: bool = False) -> str:

@@ -2,9 +2,9 @@
 
 import json
 
-from cards.card_findings import check_findings_match, findings_section
+from cards.card_findings import check_findings_match, check_other_maps, findings_section
 from choice.drop_metadata import DropMetadata
-from files.input_errors import InputError
+from files.input_errors import InputError, sha256_file
 from files.json_records import read_record
 from findings.findings_record import Findings
 from findings.findings_words import RULE, matrix_heads, matrix_rows, penalty_sentence, topic_sentences
@@ -62,6 +62,25 @@ def test_findings_of_another_build_are_refused(records):
         other = findings | {"inputs": findings["inputs"] | {name: "9" * 64}}
         with pytest.raises(InputError, match="found 999999999999; run `make findings` again"):
             check_findings_match(other, metadata)
+
+
+def test_a_release_gives_the_maps_that_the_findings_compare(records, tmp_path):
+    """Without them the release was made, and check-release then refused it."""
+    other, another = tmp_path / "other.json", tmp_path / "another.json"
+    other.write_text("{}")
+    another.write_text("[]")
+    (first, *rest), digest = records[0]["maps"], sha256_file(other)
+    with_other = records[0] | {"maps": [first | {"name": "109e", "sha256": digest}, *rest]}
+    alone = records[0] | {"maps": [pair | {"sha256": None} for pair in records[0]["maps"]]}
+    check_other_maps(with_other, [other])
+    check_other_maps(alone, [])
+    for findings, given, expected in (
+        (with_other, [], "expected OTHER_MAPS=109e, which they compare, found none"),
+        (with_other, [another], "expected OTHER_MAPS=109e, which they compare, found .*another.json"),
+        (alone, [other], "expected no OTHER_MAPS, found .*other.json"),
+    ):
+        with pytest.raises(InputError, match=expected):
+            check_other_maps(findings, given)
 
 
 def test_names_of_domains_and_columns_are_no_markup(records):

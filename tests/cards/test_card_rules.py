@@ -2,7 +2,7 @@
 
 import re
 
-from cards.card_results import hardware_rows, machine_in_words
+from cards.card_results import hardware_rows
 from cards.card_sections import RANKED_BY, how_chosen
 from cards.card_tables import fallbacks_in_words, memory_table, quality_word, ranges, tiers_in_words
 from cards.front_matter import check_front_matter, front_matter
@@ -13,6 +13,7 @@ from files.safe_files import GIB
 from ggufs.context_cache import cache_bytes
 from ggufs.gguf_header import empty_header, header_bytes, key_value, read_header
 from release.input_facts import held_questions
+from scoring.machines import machine_in_words
 
 import pytest
 

@@ -19,9 +19,10 @@ from makers.pruned_models import NAME
 from quants.quant_record import record_path
 from release.manifest import MANIFEST
 from release.sources import sources_path
+from scoring.machines import RAN_ALREADY
 from scoring.run_files import ANSWERS, PATCHED, RUN, TASK_FOLDER, begin_run
 from scoring.run_summary import summed_up
-from scoring.score_records import RAN_ALREADY, SUMMARY_NAME
+from scoring.score_records import SUMMARY_NAME
 
 import numpy as np
 import pytest

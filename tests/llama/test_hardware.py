@@ -4,7 +4,7 @@ import json
 import platform
 
 from llama.hardware import devices_of, hardware_of
-from scoring.score_records import Hardware
+from scoring.machines import Hardware
 
 LISTED = """Available devices:
   CUDA0: NVIDIA H200 (143771 MiB, 143240 MiB free)

@@ -25,7 +25,8 @@ def pristine(tmp_path_factory) -> Path:
     source = {"gguf": "pruned-Q6_K.gguf", "gguf_sha256": DIGEST, "source_sha256": f16}
     answers = {"name": "pruned", **source, "same": [True, True], "tokens": [12, 8], "drafted": [8, 8]}
     answers |= {"accepted": [6, 4], "speeds": [30.0, 28.0], "speeds_without": [20.0, 20.0]}
-    where = {"context": 4096, "gpu_layers": 0}
+    machine = {"cpu": "AMD EPYC", "cores": 2, "gpus": [], "backends": ["CPU"]}
+    where = {"context": 4096, "gpu_layers": 0, "hardware": machine}
     draft = {"file": "mtp-pruned-Q8_0.gguf", "type": "Q8_0", "bytes": 3 << 30, "parameters": 1000, "sha256": DIGEST}
     draft |= {"draft_tokens": 2, "max_tokens": 64, "rounds": 2, "questions": 2, "questions_sha256": DIGEST, **where}
     write_record(folder / "draft.json", {**draft, "llama_cpp": "1", "models": [answers]}, DraftResults)
@@ -67,6 +68,7 @@ def test_each_section_is_there_by_its_record_and_only_then(pristine, tmp_path, r
         *("Fewer active experts", "0.00200 ± 0.00040", "1/2 = 50.00%"),
     ):
         assert words in text, words
+    assert text.count("Timed on AMD EPYC (2 cores); no GPU; llama.cpp") == 2  # of each record
     main([*options(pristine), "--output", str(tmp_path / "other.html")])
     other = (tmp_path / "other.html").read_text()
     assert not [key for key in ("pictures", "draft", "active") if f'<section id="{key}"' in other]

@@ -62,6 +62,15 @@ def test_a_text_that_cannot_calibrate_is_refused_by_its_name(built, tmp_path, re
     assert {path.name for path in tmp_path.iterdir()} == {"short.txt", "shorter.txt", "latin.txt"}
 
 
+@pytest.mark.parametrize("name", ["libm.so.6", "LIBLLAMA.SO", "libggml.dylib", "ggml.dll"])
+def test_a_text_is_not_laid_where_a_library_of_the_tool_could_be_found(built, tmp_path, refusal, name):
+    """llama-imatrix runs beside its text; one that was a library of the system was loaded and run."""
+    shutil.copy(built / "text.txt", tmp_path / name)
+    arguments = imatrix_arguments(built, calibration=tmp_path / name, output=tmp_path / "x.gguf")
+    refusal(build_imatrix.main, arguments, "expected a name that no library of programs has")
+    assert os.listdir(tmp_path) == [name]
+
+
 @pytest.mark.parametrize("size", [0, 3, 1000])
 def test_an_imatrix_that_the_tool_cut_short_names_the_disk(built, tmp_path, size):
     """llama-imatrix ends with code 0 when a write fails."""

@@ -15,6 +15,7 @@ from makers.picture_embeddings import by_llama_cpp, by_transformers, picture
 from makers.pruned_models import NAME
 from makers.seeing_model import make_mmproj_of, seeing_model
 from makers.shared_ggufs import demo_ggufs
+from quants.mmproj_conversion import tower_source_digest
 from quants.mmproj_plan import plan_mmproj, vision_shapes
 from quants.quant_record import MmprojRecord, read_whole_gguf
 
@@ -71,6 +72,15 @@ def test_the_record_says_what_is_in_the_file_and_a_second_run_leaves_it(seeing, 
     make_mmproj_of(seeing / "pruned", path, "F16")
     assert "converted already" in capsys.readouterr().out
     assert before == (path.read_bytes(), path.with_suffix(".gguf.json").read_bytes())
+
+
+def test_whatever_lies_beside_the_towers_is_a_part_of_the_digest(seeing):
+    """The converter takes a file's type from another tool's hf_quant_config.json."""
+    model, before = seeing / "pruned", tower_source_digest(seeing / "pruned", "a" * 64)
+    (model / "hf_quant_config.json").write_text('{"producer": {"name": "modelopt"}}')
+    with_it = tower_source_digest(model, "a" * 64)
+    (model / "hf_quant_config.json").unlink()
+    assert with_it != before == tower_source_digest(model, "a" * 64)
 
 
 def test_nothing_is_made_of_a_text_only_checkpoint(demo_model, tmp_path, capsys):

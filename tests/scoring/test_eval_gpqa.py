@@ -17,7 +17,6 @@ import patch_answers
 import summarize_scores
 from ask_questions import is_asked
 from calls import ON_A_PORT
-from cards.card_results import machine_in_words
 from chats.questions import COLUMNS, load_questions, read_rows
 from conftest import REPO
 from files.input_errors import InputError
@@ -35,7 +34,8 @@ from scoring.eval_tasks import task_of
 from scoring.frozen_task import check_frozen_task, task_yaml
 from scoring.lm_eval_run import request_digest
 from scoring.lm_eval_samples import read_frozen, read_samples
-from scoring.score_records import RAN_ALREADY, Summary
+from scoring.machines import RAN_ALREADY, machine_in_words
+from scoring.score_records import Summary
 
 import pytest
 

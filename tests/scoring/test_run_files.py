@@ -12,9 +12,9 @@ from files.written_records import write_json, write_record
 from patch_answers import patched_before
 from scoring.answer_record import Answer, append_answer
 from scoring.eval_protocol import Protocol, recorded_protocol
+from scoring.machines import RAN_ALREADY
 from scoring.run_files import ANSWERS, LM_EVAL, PATCHED, RUN, Patched, RunRecord, read_run, run_digests, subject_of
 from scoring.run_summary import check_servers, read_patched
-from scoring.score_records import RAN_ALREADY
 
 import pytest
 

@@ -2,9 +2,12 @@
 
 import fcntl
 import os
+import re
+import subprocess
 from pathlib import Path
 
 import clean_build
+from conftest import REPO
 from files.host_locks import LOCKS, only_host
 from files.seals import LEDGER, MARKER
 
@@ -136,3 +139,13 @@ def test_a_step_at_work_is_not_pulled_away(build, refusal):
         refusal(clean_build.main, ["--build", build, "--what", "all", "--yes"], "no step at work", "q.gguf.lock")
     clean(build, "all", yes=True)
     assert not (build / "x").exists() and not (build / LOCKS).exists()
+
+
+def test_folders_that_all_models_share_have_no_model_s_name():
+    """Each would be taken for the other; make refuses such a NAME."""
+    shared = set(clean_build.SHARED_FOLDERS) - {LOCKS}
+    for name in shared:
+        done = subprocess.run(["make", "-n", "drop", f"NAME={name}"], cwd=REPO, capture_output=True, text=True)
+        assert done.returncode != 0 and "NAME: expected another name than that of a folder that all" in done.stderr
+    (known,) = re.findall(r"^OTHER_FOLDERS := (.*)$", (REPO / "make/paths.mk").read_text(), re.MULTILINE)
+    assert set(known.split()) == shared

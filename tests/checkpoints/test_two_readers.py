@@ -1,0 +1,119 @@
+"""A checkpoint that transformers and llama.cpp's converter would read differently is refused when it is fetched.
+
+Each way is one by which a model was analysed and another one released.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import fetch_model
+from conftest import DEMO
+from files.input_errors import InputError
+from files.json_records import read_json
+from llama.config_reading import check_config_read_alike, unknown_keys, without_unknown
+from makers.multimodal_twin import write_twin
+from makers.tiny_models import build_family_model
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+
+def fetch(model: Path, folder: Path) -> None:
+    fetch_model.main(["--model", str(model), "--output", str(folder / "checkpoint")])
+
+
+@pytest.fixture
+def copied(demo_model, tmp_path) -> Path:
+    return Path(shutil.copytree(demo_model, tmp_path / "model"))
+
+
+def change_config(model: Path, **values: object) -> None:
+    path = model / "config.json"
+    path.write_text(json.dumps(read_json(path) | values))
+
+
+def add_tensor(model: Path, name: str, like: str) -> None:
+    path = next(path for path in sorted(model.glob("*.safetensors")) if like in load_file(path))
+    tensors = load_file(path)
+    save_file({**tensors, name: torch.zeros_like(tensors[like])}, path, {"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    "key, value", [("num_experts_per_tok", 1), ("num_experts_per_token", 1), ("expert_intermediate_size", 8)]
+)
+def test_a_value_under_a_name_that_transformers_does_not_know_is_refused(copied, tmp_path, refusal, key, value):
+    change_config(copied, **{key: value})
+    arguments = ["--model", copied, "--output", tmp_path / "checkpoint"]
+    refusal(fetch_model.main, arguments, "config.json", "as transformers does", key)
+    assert not (tmp_path / "checkpoint").exists()
+
+
+def test_a_key_that_changes_nothing_is_taken(copied, tmp_path):
+    change_config(copied, unsloth_version="1", max_window_layers=3)
+    fetch(copied, tmp_path)
+
+
+def test_without_strange_keys_no_tool_is_asked_for(demo_model):
+    """Nor for those of the published 26B: a host that only fetches needs no llama.cpp."""
+    for path in (demo_model / "config.json", Path("data/shapes/gemma-4-26b-a4b.json")):
+        config = {key: value for key, value in read_json(path).items() if key != "vision_config"}
+        assert without_unknown(config) == config, unknown_keys(config, without_unknown(config))
+        check_config_read_alike(path.parent, config, lambda: pytest.fail("asked for"))
+
+
+def test_keys_of_older_files_and_of_parts(demo_model):
+    older = {"model_type": "mixtral", "rope_theta": 1e6, "num_experts": 8, "max_window_layers": 3}
+    assert unknown_keys(older, without_unknown(older)) == ["max_window_layers"]
+    both = {**older, "num_local_experts": 8}  # two names of one value: transformers goes by one of them
+    assert set(unknown_keys(both, without_unknown(both))) == {"max_window_layers", "num_experts"}
+    text = read_json(demo_model / "config.json")
+    parts = {"model_type": "gemma4", "n_layers": 1, "text_config": {**text, "norm_eps": 1}, "vision_config": None}
+    assert unknown_keys(parts, without_unknown(parts)) == ["n_layers", "norm_eps"]
+    assert without_unknown({"model_type": "of tomorrow", "a": 1}) == {"model_type": "of tomorrow", "a": 1}
+
+
+@pytest.mark.parametrize(
+    "name, words",
+    [
+        ("model.layers.0.layer_scalar.weight", "only weights that Gemma4ForCausalLM of transformers has"),
+        ("model.language_model.norm.weight", "every tensor under one name"),
+        ("layers.0.layer_scalar", "every weight under one name"),
+        ("model.extra.weight", "only weights that Gemma4ForCausalLM of transformers has"),
+    ],
+)
+def test_a_tensor_that_transformers_leaves_aside_is_refused(copied, tmp_path, refusal, name, words):
+    like = "model.norm.weight" if name.endswith("norm.weight") else "model.layers.0.layer_scalar"
+    add_tensor(copied, name, like)
+    refusal(fetch_model.main, ["--model", copied, "--output", tmp_path / "checkpoint"], words)
+    assert not (tmp_path / "checkpoint").exists()
+
+
+def test_a_head_beside_the_embedding_that_it_is_tied_to_is_that_one(copied, tmp_path, refusal):
+    (path,) = copied.glob("*.safetensors")
+    tensors = load_file(path)
+    embedding = tensors["model.embed_tokens.weight"]
+    save_file({**tensors, "lm_head.weight": embedding.clone()}, path, {"format": "pt"})
+    fetch(copied, tmp_path)
+    save_file({**tensors, "lm_head.weight": embedding * 2}, path, {"format": "pt"})
+    arguments = ["--model", copied, "--output", tmp_path / "other"]
+    refusal(fetch_model.main, arguments, "expected lm_head.weight to be model.embed_tokens.weight, to which")
+
+
+@pytest.mark.parametrize("family", ["qwen3_moe", "olmoe", "mixtral"])
+def test_other_families_pass(tmp_path, family):
+    fetch(build_family_model(tmp_path / family, family, DEMO / "model"), tmp_path)
+
+
+@pytest.mark.parametrize("audio", [False, True])
+def test_towers_pass(demo_model, tmp_path, audio):
+    write_twin(demo_model, tmp_path / "twin", audio=audio)
+    fetch(tmp_path / "twin", tmp_path)
+
+
+def test_the_error_names_no_key_that_is_long(copied, tools):
+    config = read_json(copied / "config.json") | {"num_experts_per_tok": 2, **{f"{'x' * 500}{n}": 1 for n in range(9)}}
+    with pytest.raises(InputError) as refused:
+        check_config_read_alike(copied, config, lambda: tools)
+    assert len(str(refused.value)) < 1000
