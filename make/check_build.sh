@@ -17,7 +17,11 @@ for place in "$real" "$(realpath -ms -- "$build")"; do # as it is, and as it is 
     "$here" | "$here"/*) complain 'another folder, or one here whose name begins with build' "$place" 'name it' ;;
   esac
 done
-[ -d "$build" ] || exit 0
+if [ ! -d "$build" ]; then
+  [ ! -e "$build" ] || complain 'a folder' 'a file' 'name another one'
+  [ ! -L "$build" ] || complain 'a folder, or a link to one' 'a link to nothing' 'make that folder'
+  exit 0
+fi
 
 # A loop after a pipe runs in this shell: <(...) would need /dev/fd, and so /proc.
 shopt -s lastpipe
@@ -65,6 +69,10 @@ marker=.built-by-this-project
 [ ! -d "$full" ] || [ -f "$build/$marker" ] ||
   complain "its marker $marker" none "if all that lies there is yours, touch $(printf %q "$build/$marker")"
 none_of 'no marker of another build' 'remove it' -path "$build/$name/*" -name "$marker"
+
+# What make reads itself, before any step.
+none_of 'a file of settings' 'remove that folder' -type d \
+  \( -name '*settings.txt' -o -name source.txt -o -name made-from.txt -o -name samples.txt \)
 
 # A step writes, moves, removes and copies through a link, and where one leads can change as others are made anew. One
 # to a full model's checkpoint is made by a step, and no step writes there, unless the pruned model's folder is there.

@@ -9,7 +9,11 @@
 
 OUTLINE := $(FULL)/outline
 # What a release is held against: the weights, or their outline where they have gone.
-FULL_SOURCE = $(if $(shell compgen -G '$(FULL)/checkpoint/*.safetensors'),$(FULL)/checkpoint,$(if $(shell \
+# By their names: other files of the kind, such as an adapter of the user's, are none.
+OWN_WEIGHTS = cd '$(FULL)/checkpoint' 2>/dev/null && for f in model.safetensors \
+  $$(grep -hoE '[^"/]+[.]safetensors"' model.safetensors.index.json 2>/dev/null | tr -d '"' | LC_ALL=C sort -u); do \
+  [ ! -e "$$f" ] || { echo there; break; }; done
+FULL_SOURCE = $(if $(shell $(OWN_WEIGHTS)),$(FULL)/checkpoint,$(if $(shell \
   [ -e '$(OUTLINE)/config.json' ] && echo there),$(OUTLINE),$(FULL)/checkpoint))
 
 ifneq ($(filter yes all,$(LOW_DISK)),)

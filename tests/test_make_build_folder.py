@@ -292,6 +292,20 @@ def test_a_folder_in_which_other_things_lie_becomes_no_build(tmp_path):
         assert f"touch {tmp_path}/new/{marker.name}" in call_make(goal, "-n", f"BUILD={tmp_path}/new").stdout
 
 
+def test_what_is_no_folder_and_a_folder_where_settings_lie_are_told_in_our_words(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("nowhere")
+    (tmp_path / "build/gemma-4-demo/full/source.txt").mkdir(parents=True)
+    (tmp_path / "build/.built-by-this-project").touch()
+    for name, words in (
+        ("file", "expected a folder, found a file; name another one"),
+        ("link", "expected a folder, or a link to one, found a link to nothing; make that folder"),
+        ("build", f"expected a file of settings, found {tmp_path}/build/gemma-4-demo/full/source.txt; remove"),
+    ):
+        done = call_make("drop", "-n", f"BUILD={tmp_path / name}")
+        assert done.returncode != 0 and words in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+
+
 def test_a_file_with_another_name_elsewhere_is_refused(tmp_path):
     """What is written in place would be written there, too."""
     build = tmp_path / "build"

@@ -194,6 +194,14 @@ def test_no_setting_has_a_sign_that_a_terminal_obeys(tmp_path, sign):
     assert done.returncode != 0 and sign not in done.stderr
 
 
+def test_a_page_is_shown_without_signs_that_a_terminal_obeys(tmp_path):
+    """Also where taking one away leaves another."""
+    (show,) = re.findall("^SHOW := @(.*)$", (REPO / "make/steps.mk").read_text(), re.MULTILINE)
+    page = b"\x1b[31m\xc2\x9bred\xc2\xc2\x9b\x9b1m\xc2\xc2\xc2\x80\x80\x80 \xc2\xa0\xc3\xbc\n"
+    shown = subprocess.run(["bash", "-c", show], input=page, capture_output=True, check=True).stdout
+    assert shown == b"[31mred1m \xc2\xa0\xc3\xbc\n"
+
+
 def test_without_bash_that_is_what_is_said(tmp_path):
     (tmp_path / "make").symlink_to(shutil.which("make"))
     done = call_make("drop", PATH=str(tmp_path))

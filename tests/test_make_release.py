@@ -135,6 +135,7 @@ def test_low_disk_makes_the_same_release_killed_on_the_way(copied, variables, ti
     assert not gone and not list(build.rglob("full/gguf/*/tiny-Q8_0.gguf"))
     assert not scripts_in(make("-n", "release", *low))
     assert published(build) == published(build_of(variables))
+    (model / "adapter_model.safetensors").write_bytes(b"of the user's, put there since")
     checked = make("check-release", *low)
     assert checked.returncode == 0, checked.stdout
     refused = make("-n", "quality", *low)

@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from files.json_records import Fields, Record
+from files.json_records import Fields, Positive, Record
 
 REASONING_BY = {"reference": "a reference's reasoning, not the model's own", "model": "the model's own reasoning"}
 METADATA_KEY = "expert_stats"
@@ -57,7 +57,7 @@ class StatsRecord(Record):
     what: ClassVar[str] = "statistics of teacher_force_analysis.py"
     current: ClassVar[int] = 2
     questions: list[AnalysedQuestion]
-    top_k: int
+    top_k: Positive
     questions_sha256: str
     question_file_sha256: str | None = None  # of the whole file; an older version's statistics have none
     config_sha256: str

@@ -15,6 +15,7 @@ import importlib.util
 import os
 import re
 import signal
+import socket
 import sys
 from collections.abc import Callable, Mapping, MutableMapping
 from functools import partial
@@ -107,7 +108,21 @@ if absent := [package for package in PACKAGES if importlib.util.find_spec(packag
 # Of a Hub: scheme, host, port, path.
 ADDRESS = re.compile(r"https?://(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::(?P<port>\d{1,5}))?(?:/[A-Za-z0-9._~/-]*)?")
 # Of a proxy. Another sign in a password would end it early, and the rest would stand in a library's message.
-PROXY = re.compile(r"(?:[a-z0-9]+://)?(?:[^/?#@\s]*@)?(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?/?")
+PROXY = re.compile(
+    r"(?:[a-z0-9]+://)?(?:[A-Za-z0-9._~!$&'()*+,;=:%-]*@)?"  # what a user's name and password may have (RFC 3986)
+    r"(?:[A-Za-z0-9._-]+|\[(?P<v6>[0-9A-Fa-f:.]+)\])(?::(?P<port>\d{1,5}))?/?"
+)
+
+
+def is_proxy(text: str) -> bool:
+    """Tell whether a proxy is written so that every library reads it, and none shows its password in a message."""
+    if not (found := PROXY.fullmatch(text)) or int(found["port"] or 0) >= 1 << 16:
+        return False
+    try:
+        socket.inet_pton(socket.AF_INET6, found["v6"] or "::1")
+    except OSError:
+        return False
+    return True
 
 
 def unreadable_setting(environment: Mapping[str, str]) -> str:
@@ -125,7 +140,7 @@ def unreadable_setting(environment: Mapping[str, str]) -> str:
         return f"HF_ENDPOINT: expected {form}, found another"
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         for spelt in (name, name.lower()):
-            if (proxy := environment.get(spelt)) and not PROXY.fullmatch(proxy):
+            if (proxy := environment.get(spelt)) and not is_proxy(proxy):
                 form = "a proxy as http://HOST:PORT, signs of a password as %2F and the like"
                 return f"{spelt}: expected {form}, found another"
     return ""

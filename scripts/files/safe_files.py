@@ -34,7 +34,7 @@ from files.input_errors import (
     printable,
     sha256_file,
 )
-from files.seals import file_state, seal_file
+from files.seals import check_can_seal, file_state, seal_file
 
 GIB = 1 << 30
 GB = 10**9  # in which the Hub shows sizes
@@ -323,6 +323,7 @@ def replace_when_done(path: Path, sha256: str | None = None) -> Iterator[Path]:
     the disk is full.
     """
     check_writable_place(path)
+    check_can_seal(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_file(path)  # beside it: a rename is atomic only within one file system
     with only_writer(path):
@@ -389,6 +390,7 @@ def directory_when_done(path: Path, marker: str, sealed: str = "**/*") -> Iterat
     that the same step wrote it. Raises InputError otherwise, and when another run is writing `path`.
     """
     check_replaceable(path, marker)
+    check_can_seal(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial, old = partial_directory(path), partial_directory(partial_directory(path))
     with only_writer(path):

@@ -317,6 +317,15 @@ def sealed_in(path: Path) -> Path | None:
     return root
 
 
+def check_can_seal(path: Path) -> None:
+    """Raise InputError where key or ledger could not be used: told after the work, half of it would lie there."""
+    if sealing() and (root := build_folder(path)) and os.path.lexists(root / LEDGER):
+        read_key()
+        check_ends(root / LEDGER)
+        with naming(root / LEDGER), open(root / LEDGER, "ab", opener=own_file):
+            pass
+
+
 def seal_file(path: Path, written: Path, flush: bool = True, sha256: str | None = None) -> None:
     """Seal what is about to be renamed to `path`; written: its temporary name; sha256: of it, where that is known.
 

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 from conftest import REPO
@@ -314,3 +315,15 @@ def test_nobody_who_only_reads_can_open_the_ledger_and_so_hold_its_lock(build, b
     (build / LEDGER).chmod(before)
     write_json(build / "run/record.json", {"score": 2})
     assert (build / LEDGER).stat().st_mode & 0o777 == after
+
+
+@pytest.mark.parametrize(
+    "name, done", [("model.gguf", replace_when_done), ("folder", partial(directory_when_done, marker="a"))]
+)
+def test_where_nothing_can_be_sealed_nothing_is_made(build, tmp_path, name, done):
+    """A GGUF file has no seal, but its record has: it lay there, and then the record was refused."""
+    (build / LEDGER).rename(tmp_path / "elsewhere")
+    (build / LEDGER).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="expected a file to write, found a link"), done(build / "run" / name):
+        pytest.fail("the work has begun")
+    assert [path.name for path in (build / "run").iterdir()] == ["record.json"]
