@@ -304,6 +304,10 @@ def test_what_is_no_folder_and_a_folder_where_settings_lie_are_told_in_our_words
     ):
         done = call_make("drop", "-n", f"BUILD={tmp_path / name}")
         assert done.returncode != 0 and words in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+    (tmp_path / "build/gemma-4-demo/full/source.txt").rmdir()
+    os.mkfifo(tmp_path / "build/gemma-4-demo/full/source.txt")
+    done = call_make("drop", "-n", f"BUILD={tmp_path}/build")  # make would wait for ever
+    assert "expected files and folders, found " in done.stderr and "source.txt; remove it" in done.stderr
 
 
 def test_a_file_with_another_name_elsewhere_is_refused(tmp_path):

@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 
 from analysis.decoder import build_empty
-from analysis.layer_reader import READ_BYTES, Piece, pieces_of
-from checkpoints.checkpoint import TensorRange, bytes_digest
+from analysis.layer_reader import pieces_of
+from checkpoints.checkpoint import TensorRange
 from checkpoints.towers import tower_tensors
 from files.input_errors import InputError
 
@@ -19,20 +19,11 @@ def check_known_weights(directory: Path, tensors: dict[str, TensorRange]) -> Non
     """Raise InputError for weights that the model does not have, and for one that is there twice; none is read."""
     model = build_empty(directory, torch.float32, "eager")
     state, passed_by = model.state_dict(), model._keys_to_ignore_on_load_unexpected or ()
-    towers, found = tower_tensors(tensors), pieces_of(model, tensors)
-    for target, pieces in found.items():
+    towers = tower_tensors(tensors)
+    for target, pieces in pieces_of(model, tensors).items():
         whole = [piece.name for piece in pieces if target in state and piece.shape == tuple(state[target].shape)]
         if len(whole) > 1:
             raise InputError(directory, "every weight under one name", " and ".join(whole))
         if target not in state and target not in towers and not any(re.search(rule, target) for rule in passed_by):
             wanted = f"only weights that {type(model).__name__} of transformers has"
             raise InputError(directory, wanted, pieces[0].name, "remove that tensor")
-    tied = model._tied_weights_keys if model.config.get_text_config().tie_word_embeddings else None
-    for target, other in (tied or {}).items():  # transformers takes the other one's, the converter what is there
-        if target in found and other in found and _digests(found[target]) != _digests(found[other]):
-            raise InputError(directory, f"{target} to be {other}, to which the config ties it", "other weights")
-
-
-def _digests(pieces: list[Piece]) -> list[str]:
-    """Return the digests of all bytes of stored tensors."""
-    return [bytes_digest(source, READ_BYTES, READ_BYTES) for piece in pieces for source in piece.sources]

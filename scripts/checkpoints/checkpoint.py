@@ -228,6 +228,13 @@ def _weight_map(index_path: Path) -> dict[str, str]:
     return weight_map
 
 
+def has_weights(model: Path) -> bool:
+    """Tell whether any of a checkpoint's own weights are there; an adapter beside them is none."""
+    index = model / INDEX_NAME
+    shards = set(_weight_map(index).values()) if index.is_file() else {SINGLE_NAME}
+    return any((model / shard).is_file() for shard in shards)
+
+
 def check_weights_alone(model: Path) -> None:
     """Raise InputError where a folder has other weights beside the model's, such as an adapter of the user's.
 

@@ -20,6 +20,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from files.command_start import dying_with_parent, without_modes
 from files.input_errors import InputError, no_link
@@ -43,6 +44,37 @@ SERVER_KEY = "SERVER_KEY"  # of a server that is not ours; SERVER_KEY_2 that of 
 MAX_ANSWER_BYTES = 4 << 20
 # Slots show the prompts that are being worked on; metrics and the change of properties are off by themselves.
 CLOSED = ("--no-ui", "--no-slots")
+# llama.cpp's own, for all that a request does not say. A file's header has those of its generation_config.json
+# (general.sampling.*), which would else stand in for them: a penalty of repetitions, of which no protocol says a word.
+# By the name of a request's field, each with its flag.
+SAMPLER_ORDER = ["penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature"]
+OWN_SAMPLERS: dict[str, tuple[str, Any]] = {
+    "samplers": ("--samplers", SAMPLER_ORDER),
+    "temperature": ("--temp", 0.8),
+    "top_k": ("--top-k", 40),
+    "top_p": ("--top-p", 0.95),
+    "min_p": ("--min-p", 0.05),
+    "xtc_probability": ("--xtc-probability", 0),
+    "xtc_threshold": ("--xtc-threshold", 0.1),
+    "repeat_last_n": ("--repeat-last-n", 64),
+    "repeat_penalty": ("--repeat-penalty", 1),
+    "mirostat": ("--mirostat", 0),
+    "mirostat_eta": ("--mirostat-lr", 0.1),
+    "mirostat_tau": ("--mirostat-ent", 5),
+}
+
+
+def sampler_flags() -> list[str]:
+    """Return the flags of OWN_SAMPLERS."""
+    words = []
+    for flag, value in OWN_SAMPLERS.values():
+        words += [flag, ";".join(value) if isinstance(value, list) else str(value)]
+    return words
+
+
+def sampler_fields() -> dict[str, Any]:
+    """Return OWN_SAMPLERS as fields of a request, for a server whose flags are not ours."""
+    return {field: value for field, (_, value) in OWN_SAMPLERS.items()}
 
 
 def server_environment(environment: dict[str, str]) -> dict[str, str]:
@@ -63,7 +95,7 @@ def server_command(tool: Path, gguf: Path, name: str, port: int | str, flags: li
     if not str(port).isdecimal() or int(port) > LAST_PORT:
         raise InputError("PORT", f"a whole number, 0 to {LAST_PORT}", repr(port))
     place = ["--host", "127.0.0.1", "--port", str(port)] if int(port) else []
-    return [str(tool), "-m", str(gguf), "--alias", name, *place, *CLOSED, *flags]
+    return [str(tool), "-m", str(gguf), "--alias", name, *place, *CLOSED, *sampler_flags(), *flags]
 
 
 def memory_held(pid: int) -> int:

@@ -7,7 +7,7 @@ manifest is sealed, and was made while it was there.
 from collections.abc import Mapping
 from pathlib import Path
 
-from checkpoints.checkpoint import read_files, source_digest
+from checkpoints.checkpoint import has_weights, read_files, source_digest
 from checkpoints.model_record import ModelRecord, check_fetched
 from files.input_errors import InputError, sha256_file
 from files.json_records import read_record, sha256_json
@@ -81,7 +81,7 @@ def check_model_folder(record: Path, model: Path) -> None:
     """
     known, files = read_record(record, ModelRecord), read_files(model)
     advice = "give that one as MODEL, or make all of it again of this one (REPLACE=model)"
-    if not any(path.suffix == ".safetensors" for _, path in files):
+    if not has_weights(model):
         if (found := sha256_file(model / "config.json")) != known["config_sha256"]:
             raise InputError(
                 model, f"the model of {record}, config {known['config_sha256'][:DIGITS]}", found[:DIGITS], advice

@@ -22,7 +22,7 @@ from scoring.eval_protocol import OpenAiProtocol, Protocol
 from scoring.machines import RAN_ALREADY
 from scoring.openai_model import OpenAiModel
 from scoring.score_records import each_once
-from scoring.served_model import LOOPBACK, ServedModel, locked_fields
+from scoring.served_model import LOOPBACK, ServedModel, worded
 from scoring.server_pool import AskedServer, ServerPool
 
 MOST_LOCAL = 64
@@ -124,7 +124,7 @@ def asked_servers(
     flags, on_gpus = protocol.server_flags, protocol.gpu_layers > 0
     commands = [] if given else local_commands(tool, name, args, flags, on_gpus)
     with local_servers(commands, args.gguf, log) as own:
-        servers = [replace(server, worded=lambda body: body | locked_fields(protocol)) for server in given] + own
+        servers = [replace(server, worded=lambda body: worded(body, protocol)) for server in given] + own
         # A single one of ours serves what it was started with.
         check = None if len(commands) == 1 else ServedModel(args.gguf, protocol).check
         yield ServerPool(servers, at_once, protocol.timeout_seconds, check)

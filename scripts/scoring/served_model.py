@@ -16,6 +16,7 @@ from files.input_errors import InputError
 from files.json_records import sha256_json
 from files.known_digests import known_sha256, sha256_now
 from ggufs.gguf_header import read_header
+from llama.llama_server import sampler_fields
 from llama.template_check import TEMPLATE_KEY
 from scoring.eval_protocol import Protocol
 from scoring.server_pool import NO_ANSWER, NO_COMPLETION, AskedServer, ServerPool
@@ -52,9 +53,11 @@ def build_of(version: str) -> str | None:
     return "b{}-{}".format(*filter(None, found.groups())) if found else None
 
 
-def locked_fields(protocol: Protocol) -> dict:
-    """Return the fields of a request that say what the flags of a server of ours say."""
+def worded(body: dict, protocol: Protocol) -> dict:
+    """Return a request with the fields that say what the flags of a server of ours say."""
     return {
+        **sampler_fields(),
+        **body,
         "reasoning_format": protocol.reasoning_format,
         "thinking_budget_tokens": protocol.reasoning_budget,
         "cache_prompt": not protocol.no_prompt_cache,

@@ -90,17 +90,6 @@ def test_a_tensor_that_transformers_leaves_aside_is_refused(copied, tmp_path, re
     assert not (tmp_path / "checkpoint").exists()
 
 
-def test_a_head_beside_the_embedding_that_it_is_tied_to_is_that_one(copied, tmp_path, refusal):
-    (path,) = copied.glob("*.safetensors")
-    tensors = load_file(path)
-    embedding = tensors["model.embed_tokens.weight"]
-    save_file({**tensors, "lm_head.weight": embedding.clone()}, path, {"format": "pt"})
-    fetch(copied, tmp_path)
-    save_file({**tensors, "lm_head.weight": embedding * 2}, path, {"format": "pt"})
-    arguments = ["--model", copied, "--output", tmp_path / "other"]
-    refusal(fetch_model.main, arguments, "expected lm_head.weight to be model.embed_tokens.weight, to which")
-
-
 @pytest.mark.parametrize("family", ["qwen3_moe", "olmoe", "mixtral"])
 def test_other_families_pass(tmp_path, family):
     fetch(build_family_model(tmp_path / family, family, DEMO / "model"), tmp_path)

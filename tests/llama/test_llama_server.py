@@ -17,7 +17,10 @@ from files.input_errors import InputError
 from hostile_client import besieged
 from llama import llama_server
 from llama.llama_server import LlamaServer, request_json, server_command
+from makers.served_gguf import with_keys
 from makers.shared_ggufs import demo_ggufs
+from scoring.eval_protocol import Protocol
+from scoring.served_model import worded
 
 import psutil
 import pytest
@@ -94,6 +97,30 @@ def test_a_key_is_good_for_one_start(tools, tmp_path, tmp_path_factory):
         assert server.key != before and server.request("/props")["total_slots"] == 1
         with pytest.raises(urllib.error.HTTPError, match="401"):
             request_json(f"{server.url}/props", key=before, path=server.socket)
+
+
+def test_samplers_of_a_header_stand_in_for_nothing(tools, tmp_path, tmp_path_factory):
+    """The converter takes them from generation_config.json; a request of ours names temperature, top_k and top_p."""
+    values = {"min_p": 0.3, "penalty_repeat": 1.5, "penalty_last_n": 7, "xtc_probability": 0.5, "xtc_threshold": 0.3}
+    values |= {"top_k": 3, "top_p": 0.2, "temp": 0.3, "mirostat": 2, "mirostat_tau": 1.0, "mirostat_eta": 0.9}
+    keys = {f"general.sampling.{name}": value for name, value in values.items()} | {"general.sampling.sequence": "t"}
+    plain = demo_ggufs(tmp_path_factory) / "F16.gguf"
+    found = []
+    for gguf in (plain, with_keys(plain, keys, tmp_path / "keys.gguf")):
+        for flags in ("ours", "none"):
+            command = server_command(tools.tool("llama-server"), gguf, "demo", 0, ["-c", "512", "-np", "1"])
+            if flags == "none":
+                command = [*command[: command.index("--samplers")], "-c", "512", "-np", "1"]
+            with LlamaServer(command, gguf, tmp_path / "server.log") as server:
+                found.append(server.request("/props")["default_generation_settings"]["params"])
+                asked = server.request("/completion", worded({"prompt": "a", "n_predict": 1}, Protocol()))
+                found.append(asked["generation_settings"])  # as one of a server of somebody else's is asked
+    ours, asked, _, asked_plainly, kept, asked_of_kept, others, asked_of_others = found
+    assert ours == kept
+    names = ["min_p", "repeat_penalty", "repeat_last_n", "xtc_probability", "xtc_threshold", "mirostat", "samplers"]
+    assert {*names, "top_k", "top_p", "temperature"} <= {name for name in kept if kept[name] != others[name]}
+    for answer in (asked, asked_plainly, asked_of_kept, asked_of_others):
+        assert [answer[name] for name in names] == [ours[name] for name in names]
 
 
 def test_a_request_ends_when_somebody_stops_the_server(tools, tmp_path, tmp_path_factory):

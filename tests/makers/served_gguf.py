@@ -25,12 +25,18 @@ def next_token_logprobs(server: LlamaServer, ids: list[int], vocab: int) -> torc
     return logprobs
 
 
-def with_template(source: Path, template: str, output: Path, of: str = "") -> Path:
-    """Write a copy of a GGUF file that holds another chat template, or one more (of ".tool_use"); return its path."""
-    header, key = read_header(source), f"tokenizer.chat_template{of}"
-    pairs = [pair.raw for pair in header.key_values if pair.key != key] + [key_value(key, template)]
+def with_keys(source: Path, values: dict[str, object], output: Path) -> Path:
+    """Write a copy of a GGUF file with other values in its header, or with more; return its path."""
+    header = read_header(source)
+    pairs = [pair.raw for pair in header.key_values if pair.key not in values]
     plans = [(tensor.name, tensor.dims, tensor.kind) for tensor in header.tensors]
     with open(source, "rb") as file:
         file.seek(min(tensor.offset for tensor in header.tensors))
-        output.write_bytes(header_bytes(header, pairs, plans) + file.read())
+        more = [key_value(*value) for value in values.items()]
+        output.write_bytes(header_bytes(header, [*pairs, *more], plans) + file.read())
     return output
+
+
+def with_template(source: Path, template: str, output: Path, of: str = "") -> Path:
+    """Write a copy of a GGUF file that holds another chat template, or one more (of ".tool_use"); return its path."""
+    return with_keys(source, {f"tokenizer.chat_template{of}": template}, output)
