@@ -191,12 +191,16 @@ $(if $(AT_WORK),$(error REPLACE: expected no other run at work on $(NAME)$(,) \
   found $(AT_WORK); wait for its end))
 
 # What REPLACE takes away, settings included, is moved and not deleted: the step may still refuse an input, and then it
-# is put back (scripts/stages/set_aside.py). What lies aside already is older and whole; what a broken-off step has made
-# since goes. $(call set_aside,SETTINGS FILE,FILES); "$$@" are the FILES that are there: their names may have blanks.
+# is put back (scripts/stages/set_aside.py). What lies aside already is older and whole, since the folder gets its name
+# last; what a broken-off step has made since goes. $(call set_aside,SETTINGS FILE,FILES); "$$@" are the FILES that are
+# there: their names may have blanks. A run that was broken off here, as by a full disk, is gone on with.
 aside = $(dir $(1)).before-$(basename $(notdir $(1)))
+no_room = { printf 'error: %s: expected room to set aside what REPLACE takes away, found none\n' $(dir $(1)) >&2; false; }
 set_aside = { set --; for f in $(2); do if [ -e "$$$$f" ] || [ -L "$$$$f" ]; then set -- "$$$$@" "$$$$f"; fi; done; \
-  if [ -d $(call aside,$(1)) ]; then rm -rf -- "$$$$@"; elif [ "$$$${1+any}" ]; then mkdir $(call aside,$(1)) && \
-  { [ ! -e $(1) ] || cp -p $(1) $(call aside,$(1)); } && mv -- "$$$$@" $(call aside,$(1)); fi; }
+  if [ -d $(call aside,$(1)) ]; then rm -rf -- "$$$$@"; elif [ "$$$${1+any}" ] || [ -d $(call aside,$(1)).new ]; then \
+  mkdir -p $(call aside,$(1)).new && { [ ! -e $(1) ] || cp -p $(1) $(call aside,$(1)).new 2>/dev/null || \
+  $(call no_room,$(1)); } && { [ ! "$$$${1+any}" ] || mv -- "$$$$@" $(call aside,$(1)).new; } && \
+  mv -- $(call aside,$(1)).new $(call aside,$(1)); fi; }
 
 # What may change freely (lists, names on a card) stands in such a file, too; it is written anew when it changes, and
 # what depends on it follows. $(call remember,FILE,WORDS)

@@ -108,16 +108,33 @@ def test_what_replace_takes_away_is_moved_whatever_its_name(tmp_path):
     (tmp_path / "t.mk").write_text(
         "SHELL := bash\n.SHELLFLAGS := -eu -o pipefail -c\n"
         + "".join(
-            re.findall(r"^(?:aside|set_aside) = (?:.*\\\n)*.*\n", (REPO / "make/checks.mk").read_text(), re.MULTILINE)
+            re.findall(
+                r"^(?:aside|set_aside|no_room) = (?:.*\\\n)*.*\n", (REPO / "make/checks.mk").read_text(), re.MULTILINE
+            )
         )
         + "define rule\ngo:\n\t@true && $(call set_aside,stage/settings.txt,stage/*) && echo done\nendef\n"
         "$(eval $(rule))\n"
     )
-    done = subprocess.run(["make", "-f", "t.mk", "go"], cwd=tmp_path, capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
+
+    def go() -> None:
+        done = subprocess.run(["make", "-f", "t.mk", "go"], cwd=tmp_path, capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
+
+    # A run that a full disk or a kill has broken off on the way has half of it in a folder of another name.
+    (folder / ".before-settings.new").mkdir()
+    (folder / "a victim").rename(folder / ".before-settings.new/a victim")
+    go()
     names = sorted(path.name for path in (folder / ".before-settings").iterdir())
     assert names == sorted(["settings.txt", "a victim", "a -t victim", "-t"])
     assert (tmp_path / "victim").read_text() == "mine"
+    (folder / "made since").touch()
+    (folder / ".before-settings").rename(folder / ".before-settings.new")  # all was moved, and the folder not yet named
+    (folder / "made since").unlink()
+    go()
+    (folder / "made since").touch()
+    go()
+    assert {path.name for path in folder.iterdir()} == {".before-settings"}
+    assert sorted(path.name for path in (folder / ".before-settings").iterdir()) == names
 
 
 def test_a_command_in_a_quant_s_name_is_run_by_no_goal(tmp_path):

@@ -8,6 +8,15 @@ from pathlib import Path
 from files.safe_files import remove
 
 SETTINGS = "*.txt"  # of a stage: written before the step, so they say nothing of whether it made something
+# What an evaluation writes before its first answer.
+BEGINNINGS = ("begun.json", "run.json", "task", "server.log", "lm_eval.log")
+
+
+def is_result(path: Path) -> bool:
+    """Tell whether something lies there that a step has made, and not only what it begins with."""
+    if not path.exists() or path.name in BEGINNINGS:
+        return False
+    return any(path.iterdir()) if path.is_dir() else path.stat().st_size > 0
 
 
 def put_back(aside: Path) -> bool:
@@ -15,11 +24,14 @@ def put_back(aside: Path) -> bool:
     if aside.is_symlink():  # what lies there is not from here
         return False
     outputs = [path for path in aside.glob("*") if not path.match(SETTINGS)]
-    if not outputs or any((aside.parent / path.name).exists() for path in outputs):
+    if not outputs or any(is_result(aside.parent / path.name) for path in outputs):
         return False
     # The settings come last: those of what is not there yet would be refused, or taken over.
     for path in [*outputs, *aside.glob(SETTINGS)]:
-        path.replace(aside.parent / path.name)
+        place = aside.parent / path.name
+        if place.is_dir() or place.is_file() and path.is_dir():
+            remove(place)
+        path.replace(place)
     remove(aside)
     return True
 

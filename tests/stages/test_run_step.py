@@ -125,6 +125,16 @@ def test_what_replace_set_aside_goes_when_the_step_is_done_and_comes_back_when_i
     # What was made before the refusal stays, and so does what is aside: the same command without REPLACE goes on.
     there, err = replaced("printf new >map.json; exit 1")
     assert there == new and aside.exists() and "the same command without REPLACE" in err
+    # What an evaluation begins with is no result: of hours of answers a server that cannot start takes none.
+    shutil.rmtree(folder)
+    aside.mkdir(parents=True)
+    (aside / "task").mkdir()
+    for name in ("begun.json", "answers.jsonl", "task/old"):
+        (aside / name).write_text("old")
+    begin = f"cd {folder}; mkdir task; touch task/new answers.jsonl; printf new >begun.json; exit 1"
+    _, _, err = run(tmp_path, "sh", "-c", begin, options=options)
+    assert "is there again" in err and [path.name for path in folder.glob("task/*")] == ["old"]
+    assert {(folder / name).read_text() for name in ("begun.json", "answers.jsonl")} == {"old"} and not aside.exists()
     there, err = replaced("kill -9 $$")
     assert there == {"settings.txt": "new"} and aside.exists() and "The same command without REPLACE" in err
 
