@@ -18,10 +18,11 @@ from llama.llama_tools import LlamaCpp, convert_header_only
 
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-# No fields of a config class, and yet read of it: the first ones of older files, the last ones by models.
+# No fields of every config class, and yet read: of older files, by models, and of any config (which token ends a text).
 READ_BESIDE = {
     *("model_type", "torch_dtype", "rope_theta", "rope_scaling"),
     *("head_dim", "global_head_dim", "num_global_key_value_heads", "per_layer_config"),
+    *(f"{kind}_token_id" for kind in ("bos", "eos", "pad", "sep", "unk", "cls", "mask")),
 }
 MOST_NAMED = 3
 

@@ -63,6 +63,22 @@ def test_without_strange_keys_no_tool_is_asked_for(demo_model):
         check_config_read_alike(path.parent, config, lambda: pytest.fail("asked for"))
 
 
+def test_keys_that_published_configs_have_are_known():
+    """Names as such configs have them; those that transformers does not know cost one look at two headers."""
+    routed = ["num_experts_per_tok", "output_router_logits", "router_aux_loss_coef", "rope_theta", "rope_scaling"]
+    common = ["architectures", "hidden_size", "rms_norm_eps", "torch_dtype", "vocab_size", "eos_token_id", *routed]
+    gemma = ["image_token_id", "audio_token_id", "boi_token_id", "eoi_token_id", "boa_token_id", "eoa_token_index"]
+    for kind, keys, unknown in (
+        ("qwen3_moe", ["num_experts", "head_dim", "max_window_layers", "norm_topk_prob"], ["max_window_layers"]),
+        ("olmoe", ["num_experts", "clip_qkv", "norm_topk_prob"], []),
+        ("mixtral", ["num_local_experts", "sliding_window"], []),
+    ):
+        config = {"model_type": kind, **dict.fromkeys([*common, *keys], 1)}
+        assert unknown_keys(config, without_unknown(config)) == unknown
+    config = {"model_type": "gemma4", **dict.fromkeys([*gemma, "eos_token_id", "vision_soft_tokens_per_image"], 1)}
+    assert unknown_keys(config, without_unknown(config)) == ["vision_soft_tokens_per_image"]
+
+
 def test_keys_of_older_files_and_of_parts(demo_model):
     older = {"model_type": "mixtral", "rope_theta": 1e6, "num_experts": 8, "max_window_layers": 3}
     assert unknown_keys(older, without_unknown(older)) == ["max_window_layers"]
