@@ -219,10 +219,11 @@ def check_digests(path: Path, drop_map: DropMap, source: Path, digests: dict[str
     """Raise InputError when a digest that the map records is not that of `source`; digests: by their keys in a map."""
     for key, actual in digests.items():
         if key in drop_map.details and drop_map.details[key] != actual:
+            others = ", or of other files beside its weights" * (key == "source_sha256")
             raise InputError(
                 path,
                 f"the map of {source} ({key} {actual[:SHOWN_DIGITS]})",
-                f"that of another model ({drop_map.details[key][:SHOWN_DIGITS]})",
+                f"that of another model{others} ({drop_map.details[key][:SHOWN_DIGITS]})",
                 advice,
             )
 

@@ -109,8 +109,8 @@ if absent := [package for package in PACKAGES if importlib.util.find_spec(packag
 ADDRESS = re.compile(r"https?://(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::(?P<port>\d{1,5}))?(?:/[A-Za-z0-9._~/-]*)?")
 # Of a proxy. Another sign in a password would end it early, and the rest would stand in a library's message.
 PROXY = re.compile(
-    r"(?:[a-z0-9]+://)?(?:[A-Za-z0-9._~!$&'()*+,;=:%-]*@)?"  # what a user's name and password may have (RFC 3986)
-    r"(?:[A-Za-z0-9._-]+|\[(?P<v6>[0-9A-Fa-f:.]+)\])(?::(?P<port>\d{1,5}))?/?"
+    r"(?:(?:https?|socks5h?)://)?(?:[A-Za-z0-9._~!$&'()*+,;=:%-]*@)?"  # what a user's name and password may have (RFC 3986)
+    r"(?:[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?|\[(?P<v6>[0-9A-Fa-f:.]+)\])(?::(?P<port>\d{1,5}))?/?"
 )
 
 

@@ -56,7 +56,11 @@ def test_a_command_reads_no_mode_from_the_environment():
         ),
         ("https_proxy", "http://me:pw/x@hub:1"),
         ("ALL_PROXY", "http://me:pw%40hub"),
-        *(("HTTPS_PROXY", f"http://{rest}") for rest in ("A\\me:pw@hub:1", "me:pw@hub:99999", "me:pw@[::::::1]:1")),
+        *(
+            ("HTTPS_PROXY", f"http://{rest}")
+            for rest in ("A\\me:pw@hub:1", "me:pw@hub:99999", "me:pw@[::::::1]:1", "pw@a..b:1")
+        ),
+        ("https_proxy", "socks4://pw@hub:1"),
         *(("HF_ENDPOINT", address) for address in ("me:pw@hub:1", "http:/me:pw@hub/", "//me:pw@hub/")),
     ],
 )
