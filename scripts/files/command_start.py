@@ -107,9 +107,10 @@ if absent := [package for package in PACKAGES if importlib.util.find_spec(packag
 
 # Of a Hub: scheme, host, port, path.
 ADDRESS = re.compile(r"https?://(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::(?P<port>\d{1,5}))?(?:/[A-Za-z0-9._~/-]*)?")
-# Of a proxy. Another sign in a password would end it early, and the rest would stand in a library's message.
+# Of a proxy, with the signs that RFC 3986 lets a user's name and password have. Another one in a password would end it
+# early, and the rest would stand in a library's message.
 PROXY = re.compile(
-    r"(?:(?:https?|socks5h?)://)?(?:[A-Za-z0-9._~!$&'()*+,;=:%-]*@)?"  # what a user's name and password may have (RFC 3986)
+    r"(?:(?:https?|socks5h?)://)?(?:[A-Za-z0-9._~!$&'()*+,;=:%-]*@)?"
     r"(?:[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?|\[(?P<v6>[0-9A-Fa-f:.]+)\])(?::(?P<port>\d{1,5}))?/?"
 )
 

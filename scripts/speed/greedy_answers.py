@@ -11,10 +11,13 @@ from files.input_errors import InputError
 from llama.drafting import drafted_and_accepted
 from llama.llama_server import LlamaServer, server_command
 from llama.llama_tools import LlamaCpp
+from scoring.answer_classes import is_parser_error
 
 from tqdm import tqdm
 
-ANSWER_SECONDS = 3 * 3600  # 24,576 tokens without a GPU
+LONGEST = 3 * 3600  # seconds of an answer: 24,576 tokens without a GPU
+# Without the prompt's cache: a part of a prompt that is not computed again would be computed in other pieces.
+GREEDY = {"temperature": 0, "top_k": 1, "seed": 1, "cache_prompt": False}
 WARM_UP_TOKENS = 8
 
 
@@ -36,24 +39,31 @@ def speed_of(answers: list[Greedy]) -> float:
 
 
 def ask_greedily(server: LlamaServer, question: Question, most: int) -> Greedy:
-    """Return a greedy answer of at most so many tokens; raise InputError when there is none."""
-    # Without the prompt's cache: a part of a prompt that is not computed again would be computed in other pieces.
-    body = {
-        "messages": [{"role": "user", "content": question.prompt}],
-        **{"temperature": 0, "top_k": 1, "seed": 1, "max_tokens": most, "cache_prompt": False},
-    }
-    expected = f"an answer to {question.record_id}"
+    """Return a greedy answer of at most so many tokens; raise InputError when there is none.
+
+    One that the server's parser does not read is asked for as plain text, which is no answer to the question.
+    """
+    messages, expected = [{"role": "user", "content": question.prompt}], f"an answer to {question.record_id}"
     try:
-        answer = server.request("/v1/chat/completions", body, ANSWER_SECONDS)
-        message, times = answer["choices"][0]["message"], answer["timings"]
+        try:
+            answer = server.request(
+                "/v1/chat/completions", {"messages": messages, "max_tokens": most, **GREEDY}, LONGEST
+            )
+            message = answer["choices"][0]["message"]
+            text = message.get("content") or ""
+            whole = f"{message.get('reasoning_content') or ''}\n{text}"
+        except urllib.error.HTTPError as error:
+            words = f"HTTP {error.code}: {error.read()[:200].decode(errors='replace')}"
+            if not is_parser_error(words):
+                raise InputError(server.gguf, expected, words) from error
+            prompt = server.request("/apply-template", {"messages": messages})["prompt"]
+            answer = server.request("/completion", {"prompt": prompt, "n_predict": most, **GREEDY}, LONGEST)
+            text, whole = "", answer["content"]
+        times = answer["timings"]
         tokens, ms = int(times["predicted_n"]), float(times["predicted_ms"])
-    except urllib.error.HTTPError as error:
-        words = error.read()[:200].decode(errors="replace")
-        raise InputError(server.gguf, expected, f"HTTP {error.code}: {words}") from error
     except (OSError, ValueError, KeyError, IndexError) as error:
         raise InputError(server.gguf, expected, f"{type(error).__name__}: {error}"[:200]) from error
-    text = message.get("content") or ""
-    return Greedy(f"{message.get('reasoning_content') or ''}\n{text}", text, tokens, ms, *drafted_and_accepted(times))
+    return Greedy(whole, text, tokens, ms, *drafted_and_accepted(times))
 
 
 def greedy_answers(

@@ -40,9 +40,16 @@ def add_tensor(model: Path, name: str, like: str) -> None:
     save_file({**tensors, name: torch.zeros_like(tensors[like])}, path, {"format": "pt"})
 
 
-@pytest.mark.parametrize(
-    "key, value", [("num_experts_per_tok", 1), ("num_experts_per_token", 1), ("expert_intermediate_size", 8)]
-)
+ODD_KEYS = [
+    ("num_experts_per_tok", 1),
+    ("num_experts_per_token", 1),
+    ("expert_intermediate_size", 8),
+    ("llm_config", {"final_logit_softcapping": 0.01}),  # the converter takes it for the text's part
+    ("is_causal", False),
+]
+
+
+@pytest.mark.parametrize("key, value", ODD_KEYS)
 def test_a_value_under_a_name_that_transformers_does_not_know_is_refused(copied, tmp_path, refusal, key, value):
     change_config(copied, **{key: value})
     arguments = ["--model", copied, "--output", tmp_path / "checkpoint"]

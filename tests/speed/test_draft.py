@@ -1,25 +1,31 @@
 """A draft model by the real tools: it fits or is refused, drafts what transformers drafts, and changes no answer."""
 
+import io
 import json
 import shutil
+import urllib.error
+from email.message import Message
 from pathlib import Path
 
 import build_draft
 import measure_draft
 import quantize_gguf
 from calls import call
+from chats.questions import QUESTION_SEED, load_questions
 from conftest import DEMO
 from demo.demo_assistant import DRAFTED_TOKENS, drafts
 from files.input_errors import InputError, sha256_file
 from files.json_records import read_record
 from ggufs.draft_fit import check_fits
 from ggufs.gguf_header import GgufHeader, key_value, read_header, write_header_only
+from llama.llama_server import LlamaServer, server_command
 from llama.llama_tools import convert_header_only
 from makers.quantize_runs import quantize_arguments
 from makers.shared_ggufs import demo_ggufs, tiny_ggufs
 from quants.draft_plan import plan_draft
 from quants.draft_record import DraftRecord
 from speed.draft_results import DraftResults, acceptance, check_same_answers, draft_rows, tokens_per_pass
+from speed.greedy_answers import ask_greedily
 from speed.round_speeds import factor_and_error
 
 import pytest
@@ -143,6 +149,27 @@ def test_answers_stay_and_most_drafts_are_accepted(built, tmp_path):
     assert answers["same"] == [True] * 3 and min(answers["tokens"]) > 5
     assert acceptance(answers)[0] > 0.4 and tokens_per_pass(answers) > 1.4
     assert f"| {' | '.join(draft_rows(results)[0])} |" in output.read_text()
+
+
+@pytest.mark.parametrize("said", ["The model's text does not match the expected peg-gemma4 format", "out of memory"])
+def test_an_answer_that_the_server_s_parser_does_not_read_is_timed_all_the_same(built, tools, tmp_path, said):
+    """It is always the same text, so a measurement that ended there could never go on."""
+
+    class Refusing(LlamaServer):
+        def request(self, path: str, *more: object, **options: object) -> dict:
+            if "chat" in path:
+                raise urllib.error.HTTPError(path, 500, "", Message(), io.BytesIO(said.encode()))
+            return super().request(path, *more, **options)
+
+    gguf, question = built / "Q8_0.gguf", load_questions(DEMO / "eval_questions.csv", QUESTION_SEED)[0]
+    command = server_command(tools.tool("llama-server"), gguf, "demo", 0, ["-c", "4096", "-np", "1"])
+    with Refusing(command, gguf, tmp_path / "server.log") as server:
+        if "format" not in said:
+            with pytest.raises(InputError, match="expected an answer to .*, found HTTP 500: out of memory"):
+                ask_greedily(server, question, 8)
+            return
+        first, again = (ask_greedily(server, question, 8) for _ in range(2))
+    assert (first.tokens, first.text, first.whole) == (8, "", again.whole) and first.whole
 
 
 def test_figures_of_made_up_answers_and_a_changed_answer_is_refused():
