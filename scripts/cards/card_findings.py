@@ -38,7 +38,7 @@ def check_findings_match(findings: dict, metadata: dict) -> None:
 
 def check_other_maps(findings: dict, given: list[Path]) -> None:
     """Raise InputError unless the maps that are given are those that the findings compare with the run's own."""
-    compared = {pair["sha256"]: pair["name"] for pair in findings["maps"] if pair["sha256"]}
+    compared = {pair["sha256"]: pair["name"] for pair in findings["maps"] if pair.get("sha256")}
     digests = {sha256_file(path): str(path) for path in given}
     if compared.keys() != digests.keys():
         wanted = f"OTHER_MAPS={' '.join(compared.values())}, which they compare" if compared else "no OTHER_MAPS"

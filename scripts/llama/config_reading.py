@@ -13,7 +13,7 @@ from typing import Any
 
 from checkpoints.checkpoint import read_files
 from files.input_errors import InputError, shown
-from ggufs.gguf_header import read_header
+from ggufs.gguf_header import KeyValue, read_header
 from llama.llama_tools import LlamaCpp, convert_header_only
 
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -33,9 +33,7 @@ def without_unknown(config: dict, kind: Any = None) -> dict:
         kind = CONFIG_MAPPING[config["model_type"]] if config.get("model_type") in CONFIG_MAPPING else None
     if kind is None:
         return config
-    # An older name counts where the newer one is not there.
-    older = {name for name, newer in kind.attribute_map.items() if newer not in config}
-    known = {field.name for field in fields(kind)} | READ_BESIDE | older
+    known = {field.name for field in fields(kind)} | READ_BESIDE | {*kind.attribute_map, *kind.attribute_map.values()}
     parts = kind.sub_configs
     return {
         key: without_unknown(value, parts[key]) if key in parts and isinstance(value, dict) else value
@@ -53,11 +51,8 @@ def unknown_keys(config: dict, known: dict) -> list[str]:
     return found
 
 
-def header_values(directory: Path, config: dict, tools: LlamaCpp, folder: Path) -> dict[str, bytes] | None:
-    """Return what the converter writes into the header of a checkpoint with that config, as bytes by key.
-
-    None of one that it does not read.
-    """
+def header_values(directory: Path, config: dict, tools: LlamaCpp, folder: Path) -> dict[str, KeyValue] | None:
+    """Return what the converter writes into the header by that config, by key; None of one that it does not read."""
     model, output = folder / "model", folder / "header.gguf"
     model.mkdir(parents=True)
     for name, path in read_files(directory):
@@ -69,7 +64,17 @@ def header_values(directory: Path, config: dict, tools: LlamaCpp, folder: Path) 
         convert_header_only(tools, model, "model", output, "f16")
     except InputError:
         return None
-    return {entry.key: entry.raw for entry in read_header(output).key_values}
+    return {entry.key: entry for entry in read_header(output).key_values}
+
+
+def is_said(key: str, values: dict[str, KeyValue], without: dict[str, KeyValue]) -> bool:
+    """Tell whether a key of the header is another one by a config's unknown keys.
+
+    A size of 0 says that there is no such part, as Qwen3-Coder's config does of shared experts.
+    """
+    entry, other = values.get(key), without.get(key)
+    nothing = entry is not None and other is None and type(entry.value) in (int, float) and entry.value == 0
+    return not nothing and (entry and entry.raw) != (other and other.raw)
 
 
 def check_config_read_alike(directory: Path, config: dict, find_tools: Callable[[], LlamaCpp]) -> None:
@@ -84,7 +89,7 @@ def check_config_read_alike(directory: Path, config: dict, find_tools: Callable[
         if values is None:  # so there will be no GGUF file
             return
         without = header_values(directory, known, find_tools(), Path(folder) / "known") or {}
-    if differing := sorted(key for key in values.keys() | without.keys() if values.get(key) != without.get(key)):
+    if differing := sorted(key for key in values.keys() | without.keys() if is_said(key, values, without)):
         names = ", ".join(shown(key) for key in unknown_keys(config, known)[:MOST_NAMED])
         raise InputError(
             directory / "config.json",

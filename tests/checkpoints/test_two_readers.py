@@ -58,7 +58,8 @@ def test_a_value_under_a_name_that_transformers_does_not_know_is_refused(copied,
 
 
 def test_a_key_that_changes_nothing_is_taken(copied, tmp_path):
-    change_config(copied, unsloth_version="1", max_window_layers=3)
+    """Among them a size of 0, as Qwen3-Coder's of shared experts."""
+    change_config(copied, unsloth_version="1", max_window_layers=3, shared_expert_intermediate_size=0, qkv_bias=False)
     fetch(copied, tmp_path)
 
 
@@ -89,8 +90,11 @@ def test_keys_that_published_configs_have_are_known():
 def test_keys_of_older_files_and_of_parts(demo_model):
     older = {"model_type": "mixtral", "rope_theta": 1e6, "num_experts": 8, "max_window_layers": 3}
     assert unknown_keys(older, without_unknown(older)) == ["max_window_layers"]
-    both = {**older, "num_local_experts": 8}  # two names of one value: transformers goes by one of them
-    assert set(unknown_keys(both, without_unknown(both))) == {"max_window_layers", "num_experts"}
+    # Two names of one value; the expert tensors tell which of them is right.
+    both = {**older, "num_local_experts": 8}
+    assert unknown_keys(both, without_unknown(both)) == ["max_window_layers"]
+    saved = {"model_type": "qwen3_moe", "num_local_experts": 8}  # as save_pretrained writes it
+    assert without_unknown(saved) == saved
     text = read_json(demo_model / "config.json")
     parts = {"model_type": "gemma4", "n_layers": 1, "text_config": {**text, "norm_eps": 1}, "vision_config": None}
     assert unknown_keys(parts, without_unknown(parts)) == ["n_layers", "norm_eps"]
