@@ -199,7 +199,8 @@ no_room = { printf 'error: %s: expected room to set aside what REPLACE takes awa
 set_aside = { set --; for f in $(2); do if [ -e "$$$$f" ] || [ -L "$$$$f" ]; then set -- "$$$$@" "$$$$f"; fi; done; \
   if [ -d $(call aside,$(1)) ]; then rm -rf -- "$$$$@"; elif [ "$$$${1+any}" ] || [ -d $(call aside,$(1)).new ]; then \
   mkdir -p $(call aside,$(1)).new && { [ ! -e $(1) ] || cp -p $(1) $(call aside,$(1)).new 2>/dev/null || \
-  $(call no_room,$(1)); } && { [ ! "$$$${1+any}" ] || mv -- "$$$$@" $(call aside,$(1)).new; } && \
+  $(call no_room,$(1)); } && for f in "$$$$@"; do rm -rf -- $(call aside,$(1)).new/"$$$${f\#\#*/}" && \
+  mv -- "$$$$f" $(call aside,$(1)).new || exit; done && \
   mv -- $(call aside,$(1)).new $(call aside,$(1)); fi; }
 
 # What may change freely (lists, names on a card) stands in such a file, too; it is written anew when it changes, and

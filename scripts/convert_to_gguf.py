@@ -30,6 +30,7 @@ from files.safe_files import gib, replace_when_done, require_disk_space, run
 from files.written_records import write_record
 from ggufs.gguf_header import GgufHeader, read_header
 from ggufs.vouched_keys import unvouched
+from llama.config_reading import check_config_read_alike
 from llama.llama_tools import LlamaCpp, convert_streamed, find_llama_cpp
 from llama.serve_check import check_loads
 from quants.mmproj_conversion import make_mmproj
@@ -153,6 +154,7 @@ def main(argv: list[str] | None = None) -> None:
         if (args.model / name).exists():
             read_json(args.model / name)
     llama_cpp = find_llama_cpp(args.llama_cpp)
+    check_config_read_alike(args.model, config, lambda: llama_cpp)
     content = {"name": args.name, "outtype": args.outtype, "llama_cpp": llama_cpp.version()}
     # All bytes of a checkpoint are read for its digest: meanwhile the converter starts, which takes one core.
     with ThreadPoolExecutor(1) as pool:

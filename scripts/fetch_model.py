@@ -32,7 +32,7 @@ from files.option_types import command_parser, named_path
 from files.safe_files import check_apart, run
 from files.written_records import write_record
 from llama.config_reading import check_config_read_alike
-from llama.llama_tools import find_llama_cpp
+from llama.llama_tools import LlamaCpp, find_llama_cpp
 from stages.hub_checks import downloading
 
 from huggingface_hub import HfApi, snapshot_download
@@ -88,7 +88,7 @@ def check_model_directory(directory: Path) -> dict:
     shape = shape_of(directory, family, config)
     expert_tensors(directory, family, tensors, shape)
     check_known_weights(directory, tensors)
-    check_config_read_alike(directory, config, lambda: find_llama_cpp(None))
+    check_config_read_alike(directory, config, tools_if_built)
     load_tokenizer(directory)
     return {
         "model_type": str(config.get("model_type")),
@@ -97,6 +97,14 @@ def check_model_directory(directory: Path) -> dict:
         "config_sha256": sha256_file(directory / "config.json"),
         "weights_sha256": weights_digest(tensors),
     }
+
+
+def tools_if_built() -> LlamaCpp | None:
+    """Return the tools of llama.cpp where there are some: a machine that only drops needs none."""
+    try:
+        return find_llama_cpp(None)
+    except InputError:
+        return None  # the conversion looks again
 
 
 def fetch(model: str, output: Path, check: Callable[[Path], dict]) -> dict:

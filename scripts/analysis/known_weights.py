@@ -14,13 +14,20 @@ from files.input_errors import InputError
 
 import torch
 
+HEAD = "lm_head.weight"
+
 
 def check_known_weights(directory: Path, tensors: dict[str, TensorRange]) -> None:
-    """Raise InputError for weights that the model does not have, and for one that is there twice; none is read."""
+    """Raise InputError for weights that the model does not have, for one that is there twice, and for no head.
+
+    None is read. The converter takes the embedding for a head that is not there, also where the config ties it to none.
+    """
     model = build_empty(directory, torch.float32, "eager")
     state, passed_by = model.state_dict(), model._keys_to_ignore_on_load_unexpected or ()
-    towers = tower_tensors(tensors)
-    for target, pieces in pieces_of(model, tensors).items():
+    towers, found = tower_tensors(tensors), pieces_of(model, tensors)
+    if HEAD in state and HEAD not in found and HEAD not in model.all_tied_weights_keys:
+        raise InputError(directory, f"{HEAD}, as tie_word_embeddings is not true", "none")
+    for target, pieces in found.items():
         whole = [piece.name for piece in pieces if target in state and piece.shape == tuple(state[target].shape)]
         if len(whole) > 1:
             raise InputError(directory, "every weight under one name", " and ".join(whole))

@@ -7,6 +7,7 @@ import json
 import shutil
 from pathlib import Path
 
+import convert_to_gguf
 import fetch_model
 from conftest import DEMO
 from files.input_errors import InputError
@@ -46,14 +47,21 @@ ODD_KEYS = [
     ("expert_intermediate_size", 8),
     ("llm_config", {"final_logit_softcapping": 0.01}),  # the converter takes it for the text's part
     ("is_causal", False),
+    ("rope_parameters", {"partial_rotary_factor": 0.0625}),  # beside those of each kind of layer
+    ("architectures", ["Gemma4UnifiedForConditionalGeneration"]),
 ]
 
 
 @pytest.mark.parametrize("key, value", ODD_KEYS)
 def test_a_value_under_a_name_that_transformers_does_not_know_is_refused(copied, tmp_path, refusal, key, value):
-    change_config(copied, **{key: value})
+    rotations = read_json(copied / "config.json")["rope_parameters"]
+    change_config(copied, **{key: rotations | value if key == "rope_parameters" else value})
+    # Of that class the converter writes what no other one's header has.
+    generation = read_json(copied / "generation_config.json") | {"suppress_tokens": [375]}
+    (copied / "generation_config.json").write_text(json.dumps(generation))
+    named = "partial_rotary_factor" if key == "rope_parameters" else key
     arguments = ["--model", copied, "--output", tmp_path / "checkpoint"]
-    refusal(fetch_model.main, arguments, "config.json", "as transformers does", key)
+    refusal(fetch_model.main, arguments, "config.json", "as transformers does", named)
     assert not (tmp_path / "checkpoint").exists()
 
 
@@ -67,6 +75,7 @@ def test_without_strange_keys_no_tool_is_asked_for(demo_model):
     """Nor for those of the published 26B: a host that only fetches needs no llama.cpp."""
     for path in (demo_model / "config.json", Path("data/shapes/gemma-4-26b-a4b.json")):
         config = {key: value for key, value in read_json(path).items() if key != "vision_config"}
+        config["architectures"] = ["Gemma4ForCausalLM"]
         assert without_unknown(config) == config, unknown_keys(config, without_unknown(config))
         check_config_read_alike(path.parent, config, lambda: pytest.fail("asked for"))
 
@@ -115,6 +124,26 @@ def test_a_tensor_that_transformers_leaves_aside_is_refused(copied, tmp_path, re
     add_tensor(copied, name, like)
     refusal(fetch_model.main, ["--model", copied, "--output", tmp_path / "checkpoint"], words)
     assert not (tmp_path / "checkpoint").exists()
+
+
+def test_a_head_that_is_tied_to_nothing_is_there(copied, tmp_path, refusal):
+    """The converter would take the embedding for it, and transformers random weights."""
+    change_config(copied, tie_word_embeddings=False)
+    arguments = ["--model", copied, "--output", tmp_path / "checkpoint"]
+    refusal(fetch_model.main, arguments, "expected lm_head.weight, as tie_word_embeddings is not true, found none")
+
+
+def test_where_there_are_no_tools_the_conversion_looks(copied, tmp_path, refusal, monkeypatch):
+    """A machine that only drops needs none, and a finetune's config has a key of its tool."""
+    change_config(copied, num_experts_per_tok=2)
+    with monkeypatch.context() as patched:
+        patched.setenv("LLAMA_CPP", str(tmp_path / "none"))
+        fetch(copied, tmp_path)
+    arguments = ["--model", copied, "--name", "x", "--output", tmp_path / "x.gguf"]
+    refusal(
+        convert_to_gguf.main, arguments, "takes gemma4.expert_used_count as transformers does", "num_experts_per_tok"
+    )
+    assert not (tmp_path / "x.gguf").exists()
 
 
 @pytest.mark.parametrize("family", ["qwen3_moe", "olmoe", "mixtral"])
