@@ -1,6 +1,7 @@
 """The commands of a card that run a release: llama.cpp, Ollama, transformers. Each can be pasted as it stands."""
 
 from cards.card_sections import Release, section
+from llama.llama_server import sampler_flags
 from ollama.ollama_files import ollama_note, wrap_commands
 from release.manifest import CHECKPOINT, STANDARD
 from scoring.eval_protocol import Protocol
@@ -42,6 +43,9 @@ def server_flags(release: Release) -> str:
     protocol = protocol_of_card(release)
     context, budget = context_and_budget(release, protocol)
     sampling = [f"{flag} {protocol[name]}" for name, flag in LLAMA_SAMPLING.items() if name in protocol]
+    # Of the others every evaluation has llama.cpp's own; the file's header would set them.
+    others = sampler_flags({*release.facts.samplers} - protocol.keys()) if sampling else []
+    sampling += [f"{flag} '{value}'" if ";" in value else f"{flag} {value}" for flag, value in zip(*[iter(others)] * 2)]
     thought = [f"--reasoning-format deepseek --reasoning-budget {budget}"] if release.facts.thinks else []
     return " \\\n    ".join([f"-c {context} -ngl 99", *thought, *([" ".join(sampling)] if sampling else [])])
 

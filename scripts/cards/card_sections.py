@@ -67,6 +67,7 @@ class ModelFacts:
 
     widest_head: values of the widest attention head, longest_context: tokens; 0 where the header does not say.
     prompt: what the chat template writes of placeholders, without the first token; "" where it is not shown.
+    samplers: those that the header sets, by the names of a request's fields.
     """
 
     architecture: str
@@ -77,6 +78,7 @@ class ModelFacts:
     widest_head: int
     longest_context: int
     prompt: str = ""
+    samplers: tuple[str, ...] = ()
 
     @property
     def for_ollama(self) -> bool:

@@ -18,8 +18,10 @@ from checkpoints.moe_families import GEMMA4, expert_tensors, family_of, shape_of
 from files.input_errors import InputError, read_words
 from files.json_records import read_json
 from ggufs.context_cache import context_length
-from ggufs.gguf_header import EXPERT_TENSOR, read_header
+from ggufs.gguf_header import EXPERT_TENSOR, GgufHeader, read_header
 from ggufs.gguf_padding import dims_before
+from ggufs.vouched_keys import SAMPLING
+from llama.llama_server import HEADER_SAMPLERS
 from release.gguf_parts import tensors_of
 
 # What a chat template has if its model can think: the switch of a request, or the tags around a thought.
@@ -118,7 +120,14 @@ def gguf_facts(first: Path, kept: int, experts: int) -> ModelFacts:
         header.value(f"{header.architecture}.attention.key_length") or 0,
         context_length(header) or 0,
         prompt_format(header.value("tokenizer.chat_template")),
+        samplers_of(header),
     )
+
+
+def samplers_of(header: GgufHeader) -> tuple[str, ...]:
+    """Return the samplers that a header sets, which a server would take where a command does not say them."""
+    names = (pair.key.removeprefix(SAMPLING) for pair in header.key_values if pair.key.startswith(SAMPLING))
+    return tuple(HEADER_SAMPLERS.get(name, name) for name in names)
 
 
 def checkpoint_facts(folder: Path, experts: int) -> ModelFacts:

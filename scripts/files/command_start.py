@@ -110,7 +110,7 @@ ADDRESS = re.compile(r"https?://(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::(?P<po
 # Of a proxy, with the signs that RFC 3986 lets a user's name and password have. Another one in a password would end it
 # early, and the rest would stand in a library's message.
 PROXY = re.compile(
-    r"(?:(?:https?|socks5h?)://)?(?:[A-Za-z0-9._~!$&'()*+,;=:%-]*@)?"
+    r"(?:(?i:(?:https?|socks5h?)://)?(?:[A-Za-z0-9._~!$&'()*+,;=:%-]*@)?|[A-Za-z0-9]+://)"  # GNOME: socks://host
     r"(?:[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?|\[(?P<v6>[0-9A-Fa-f:.]+)\])(?::(?P<port>\d{1,5}))?/?"
 )
 

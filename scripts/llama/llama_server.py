@@ -17,7 +17,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -64,11 +64,18 @@ OWN_SAMPLERS: dict[str, tuple[str, Any]] = {
 }
 
 
-def sampler_flags() -> list[str]:
-    """Return the flags of OWN_SAMPLERS."""
+# As a header names them, where that is not a request's name.
+HEADER_SAMPLERS = {"temp": "temperature", "penalty_last_n": "repeat_last_n", "penalty_repeat": "repeat_penalty"}
+HEADER_SAMPLERS |= {"sequence": "samplers"}
+
+
+def sampler_flags(names: Collection[str] = OWN_SAMPLERS.keys()) -> list[str]:
+    """Return the flags of OWN_SAMPLERS, or of some, by the names of a request's fields."""
     words = []
-    for flag, value in OWN_SAMPLERS.values():
-        words += [flag, ";".join(value) if isinstance(value, list) else str(value)]
+    for name in OWN_SAMPLERS:
+        if name in names:
+            flag, value = OWN_SAMPLERS[name]
+            words += [flag, ";".join(value) if isinstance(value, list) else str(value)]
     return words
 
 

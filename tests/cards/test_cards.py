@@ -197,6 +197,12 @@ def test_commands_hold_the_thought_and_all_of_the_protocol_s_sampling(release):
     text = re.sub(r" \\\n +", " ", run_ggufs_section(of_26b))
     assert text.count(f"-c 32768 {flags} 16384 {sampling}\n") == 2 and "ends a thought after 16,384 tokens" in text
     assert f"hf download USER/{NAME}-GGUF {NAME}-Q4_K_M.gguf --local-dir .\n" in text
+    # What a header sets beside them would be none of the evaluation's: its servers have llama.cpp's own.
+    set_by_header = ("top_k", "repeat_penalty", "samplers", "min_p")
+    with_others = replace(of_26b, facts=replace(of_26b.facts, samplers=set_by_header))
+    text = re.sub(r" \\\n +", " ", run_ggufs_section(with_others))
+    order = "penalties;dry;top_n_sigma;top_k;typ_p;top_p;min_p;xtc;temperature"
+    assert text.count(f"{sampling} --samplers '{order}' --min-p 0.05 --repeat-penalty 1\n") == 2
     for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL):
         assert all(shlex.split(line) for line in block.splitlines())
 

@@ -67,7 +67,14 @@ def test_a_command_reads_no_mode_from_the_environment():
 def test_what_would_end_the_import_of_the_hubs_client_is_one_line(name, value):
     """Without its value, which may hold a password."""
     assert not unreadable_setting({name: ""}) and not unreadable_setting({"HF_ENDPOINT": "https://hub.example:8443/x"})
-    proxies = ("http://hub:1", "http://a%5Cme:p%2Fw@hub.example:65535/", "socks5h://[::1]:9", "hub")
+    proxies = (
+        "http://hub:1",
+        "http://a%5Cme:p%2Fw@hub.example:65535/",
+        "socks5h://[::1]:9",
+        "hub",
+        "socks://hub:1/",
+        "HTTP://a:b@hub",
+    )
     assert not any(unreadable_setting({"ALL_PROXY": proxy}) for proxy in proxies)
     assert unreadable_setting({name: value}).startswith(f"{name}: expected ")
     words = [sys.executable, REPO / "scripts/fetch_gpqa.py", "--output", "x"]
