@@ -35,6 +35,6 @@ ifneq ($(WORK)$(filter status,$(MAKECMDGOALS)),)
   endif
 endif
 # A page of the build folder, without what a terminal obeys: anybody can have edited it.
-SHOW := @LC_ALL=C sed 's/[\x01-\x08\x0b-\x1f\x7f]//g; :again; s/\xc2[\x80-\x9f]//g; t again'
+SHOW := @LC_ALL=C sed -E 's/[\x01-\x08\x0b-\x1f\x7f]//g; s/\xc2+[\x80-\x9f]+//g'
 RUN_NAMED := $(if $(filter RUN,$(COMMAND_LINE)),--run $(RUN))
 closing = $(if $(DRY),,@$(PYTHON) scripts/show_results.py --after $(1) --page $(REPORT) $(RUN_NAMED) $(2))
