@@ -71,7 +71,7 @@ marker=.built-by-this-project
 none_of 'no marker of another build' 'remove it' -path "$build/$name/*" -name "$marker"
 
 # What make reads itself, before any step, and would wait for.
-none_of 'files and folders' 'remove it' ! -type f ! -type d ! -type l
+none_of 'files and folders' 'remove it' -type p
 none_of 'a file of settings' 'remove that folder' -type d \
   \( -name '*settings.txt' -o -name source.txt -o -name made-from.txt -o -name samples.txt \)
 

@@ -21,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from checkpoints.checkpoint import hold_checkpoint, read_checkpoint, read_config, source_digest, weights_digest
+from checkpoints.computed_alike import check_computed_alike
 from checkpoints.moe_families import Family, family_of, shape_of, text_config
 from choice.drop_map import Shape
 from files.input_errors import InputError
@@ -154,6 +155,7 @@ def main(argv: list[str] | None = None) -> None:
         if (args.model / name).exists():
             read_json(args.model / name)
     llama_cpp = find_llama_cpp(args.llama_cpp)
+    check_computed_alike(args.model, family, config)
     check_config_read_alike(args.model, config, lambda: llama_cpp)
     content = {"name": args.name, "outtype": args.outtype, "llama_cpp": llama_cpp.version()}
     # All bytes of a checkpoint are read for its digest: meanwhile the converter starts, which takes one core.

@@ -21,6 +21,7 @@ from analysis.known_weights import check_known_weights
 from chats.chat_tokenizer import load_tokenizer
 from checkpoints.assistant import check_assistant
 from checkpoints.checkpoint import read_checkpoint, read_config, source_digest, weights_digest
+from checkpoints.computed_alike import check_computed_alike
 from checkpoints.model_record import ModelRecord, seal_fetched
 from checkpoints.moe_families import expert_tensors, family_of, shape_of
 from choice.drop_metadata import check_full
@@ -87,6 +88,7 @@ def check_model_directory(directory: Path) -> dict:
     family = family_of(directory, config, list(tensors))
     shape = shape_of(directory, family, config)
     expert_tensors(directory, family, tensors, shape)
+    check_computed_alike(directory, family, config)
     check_known_weights(directory, tensors)
     check_config_read_alike(directory, config, tools_if_built)
     load_tokenizer(directory)

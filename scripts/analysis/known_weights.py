@@ -34,3 +34,6 @@ def check_known_weights(directory: Path, tensors: dict[str, TensorRange]) -> Non
         if target not in state and target not in towers and not any(re.search(rule, target) for rule in passed_by):
             wanted = f"only weights that {type(model).__name__} of transformers has"
             raise InputError(directory, wanted, pieces[0].name, "remove that tensor")
+        if target in state and len(pieces) == 1 and not whole:
+            sizes = [list(shape) for shape in (state[target].shape, pieces[0].shape)]
+            raise InputError(directory, f"{pieces[0].name} of shape {sizes[0]}, as config.json says", str(sizes[1]))

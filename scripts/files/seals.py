@@ -37,7 +37,7 @@ BY_RECORD = ".gguf"
 KEY_BYTES, KEY_NAME_DIGITS = 32, 12
 # A part of every seal and of the key's name. It goes up whenever a command learns to look at something before it seals:
 # what was sealed without that look would else be as good as what was looked at.
-CHECKS = 6
+CHECKS = 7
 KEY_MIB = 1  # at most
 STATE_FOLDER, KEY_NAME = ".local/state", "moe-tools/seal.key"  # in a home folder, and in that
 SEAL_LINE = re.compile(r'(?P<key>[0-9a-f]{12}) (?P<seal>[0-9a-f]{64}) "(?P<place>(?:[^"\\]|\\.)*)" (?P<command>\w*)')

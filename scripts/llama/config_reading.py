@@ -74,8 +74,8 @@ def unknown_keys(config: dict, known: dict) -> list[str]:
     return found
 
 
-def header_values(directory: Path, config: dict, tools: LlamaCpp, folder: Path) -> dict[str, KeyValue] | None:
-    """Return what the converter writes into the header by that config, by key; None of one that it does not read."""
+def header_values(directory: Path, config: dict, tools: LlamaCpp, folder: Path) -> dict[str, KeyValue]:
+    """Return what the converter writes into the header by that config, by key; raise InputError if it reads none."""
     model, output = folder / "model", folder / "header.gguf"
     model.mkdir(parents=True)
     for name, path in read_files(directory):
@@ -85,8 +85,9 @@ def header_values(directory: Path, config: dict, tools: LlamaCpp, folder: Path) 
     (model / "config.json").write_text(json.dumps(config), encoding="utf-8")
     try:
         convert_header_only(tools, model, "model", output, "f16")
-    except InputError:
-        return None
+    except InputError as error:  # it names the folder of links
+        said = str(error).partition(", found ")[2]
+        raise InputError(directory, "a checkpoint that llama.cpp's converter reads", said) from error
     return {entry.key: entry for entry in read_header(output).key_values}
 
 
@@ -113,15 +114,14 @@ def as_read(config: dict) -> dict:
 def check_config_read_alike(directory: Path, config: dict, find_tools: Callable[[], LlamaCpp | None]) -> None:
     """Raise InputError where the converter writes another header by a config than by what transformers reads of it.
 
-    find_tools: asked for where the two differ, which is seldom; without tools nothing is looked at.
+    So it does where the converter cannot read either. find_tools: asked for where the two differ, which is seldom;
+    without tools nothing is looked at.
     """
     if (known := as_read(config)) == config or (tools := find_tools()) is None:
         return
     with tempfile.TemporaryDirectory() as folder:
         values = header_values(directory, config, tools, Path(folder) / "all")
-        if values is None:  # so there will be no GGUF file
-            return
-        without = header_values(directory, known, tools, Path(folder) / "known") or {}
+        without = header_values(directory, known, tools, Path(folder) / "known")
     if differing := sorted(key for key in values.keys() | without.keys() if is_said(key, values, without)):
         names = ", ".join(shown(key) for key in unknown_keys(config, known)[:MOST_NAMED])
         raise InputError(

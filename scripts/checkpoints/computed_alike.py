@@ -1,0 +1,48 @@
+"""What llama.cpp computes whatever a config says, for each family: a config that says otherwise is another model.
+
+Each entry was measured: log-probabilities of llama.cpp (F32) and of transformers differ where a config says another
+value, and are the same to some 1e-5 where it says this one. (But OLMoE's: llama.cpp loads no model of it that is as
+small as the tests'.) What a header holds, such as a norm's epsilon or the base of a rotation, llama.cpp reads.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from checkpoints.moe_families import GEMMA4, MIXTRAL, OLMOE, QWEN3_MOE, Family, text_config
+from files.input_errors import InputError, shown
+
+ABSENT = None  # transformers' own value is the one that llama.cpp takes
+SILU = ("silu", ABSENT)
+PLAIN = (1, ABSENT)  # no factor
+TAKEN_FOR_GRANTED: dict[str, dict[str, tuple]] = {
+    GEMMA4.name: {
+        "hidden_activation": ("gelu_pytorch_tanh", "gelu", ABSENT),  # the two differ by less than the rounding
+        "use_bidirectional_attention": ("vision", False, ABSENT),  # of pictures alone
+        "enable_moe_block": (True,),
+        "final_logit_softcapping": ("a number", int, float),  # without one it takes its own
+        "rope_parameters.full_attention.factor": PLAIN,
+        "rope_parameters.sliding_attention.factor": PLAIN,
+        "rope_parameters.sliding_attention.rope_type": ("default", ABSENT),
+    },
+    QWEN3_MOE.name: {"hidden_act": SILU, "norm_topk_prob": (True,), "use_sliding_window": (False, ABSENT)},
+    OLMOE.name: {"hidden_act": SILU, "norm_topk_prob": (False, ABSENT)},
+    MIXTRAL.name: {"hidden_act": SILU, "sliding_window": (ABSENT,)},
+}
+
+
+def value_at(config: dict, place: str) -> Any:
+    """Return the value at a place such as `rope_parameters.full_attention.factor`, ABSENT where there is none."""
+    value: Any = config
+    for key in place.split("."):
+        value = value.get(key) if isinstance(value, dict) else ABSENT
+    return value
+
+
+def check_computed_alike(directory: Path, family: Family, config: dict) -> None:
+    """Raise InputError where llama.cpp would compute another model than the config describes."""
+    for place, values in TAKEN_FOR_GRANTED[family.name].items():
+        found = value_at(text_config(config), place)
+        kinds = tuple(value for value in values if isinstance(value, type))
+        if found not in values and not (isinstance(found, kinds) and not isinstance(found, bool)):
+            expected = f"{place} {shown(values[0])}, as llama.cpp computes {family.name}"
+            raise InputError(directory / "config.json", expected, shown(found))
