@@ -31,7 +31,7 @@ from llama.llama_tools import LlamaCpp, find_llama_cpp, run_tool
 from llama.load_check import check_library_loads, count_tokens
 
 # llama-imatrix runs where its text lies, and there the system's loader may look for libraries.
-LIBRARY = re.compile(r"\.(so|dylib|dll)\b", re.IGNORECASE)
+LIBRARY = re.compile(r"\.(so(\.[0-9]+)*|dylib|dll)$", re.IGNORECASE)
 
 
 def imatrix_command(tool: Path, model: Path, calibration: Path, output: Path, context: int) -> list[object]:

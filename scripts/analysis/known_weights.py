@@ -15,6 +15,7 @@ from files.input_errors import InputError
 import torch
 
 HEAD = "lm_head.weight"
+FREQUENCIES = r"\.rotary_emb\.inv_freq$"  # of older checkpoints: both compute them
 
 
 def check_known_weights(directory: Path, tensors: dict[str, TensorRange]) -> None:
@@ -23,7 +24,7 @@ def check_known_weights(directory: Path, tensors: dict[str, TensorRange]) -> Non
     None is read. The converter takes the embedding for a head that is not there, also where the config ties it to none.
     """
     model = build_empty(directory, torch.float32, "eager")
-    state, passed_by = model.state_dict(), model._keys_to_ignore_on_load_unexpected or ()
+    state, passed_by = model.state_dict(), {FREQUENCIES, *(model._keys_to_ignore_on_load_unexpected or ())}
     towers, found = tower_tensors(tensors), pieces_of(model, tensors)
     if HEAD in state and HEAD not in found and HEAD not in model.all_tied_weights_keys:
         raise InputError(directory, f"{HEAD}, as tie_word_embeddings is not true", "none")

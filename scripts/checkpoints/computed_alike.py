@@ -25,7 +25,7 @@ TAKEN_FOR_GRANTED: dict[str, dict[str, tuple]] = {
         "rope_parameters.sliding_attention.rope_type": ("default", ABSENT),
     },
     QWEN3_MOE.name: {"hidden_act": SILU, "norm_topk_prob": (True,), "use_sliding_window": (False, ABSENT)},
-    OLMOE.name: {"hidden_act": SILU, "norm_topk_prob": (False, ABSENT)},
+    OLMOE.name: {"hidden_act": SILU, "norm_topk_prob": (False, ABSENT), "rms_norm_eps": (1e-5, ABSENT)},
     MIXTRAL.name: {"hidden_act": SILU, "sliding_window": (ABSENT,)},
 }
 

@@ -40,6 +40,7 @@ def test_every_family_has_its_entries(demo_model):
         (QWEN3_MOE, "hidden_act", ["silu"]),
         (QWEN3_MOE, "use_sliding_window", True),
         (OLMOE, "norm_topk_prob", True),
+        (OLMOE, "rms_norm_eps", 1e-6),  # the converter writes its own
         (MIXTRAL, "hidden_act", "gelu"),
         (MIXTRAL, "sliding_window", 4096),
     ],

@@ -146,6 +146,11 @@ def test_where_there_are_no_tools_the_conversion_looks(copied, tmp_path, refusal
     assert not (tmp_path / "x.gguf").exists()
 
 
+def test_frequencies_of_older_checkpoints_pass(copied, tmp_path):
+    add_tensor(copied, "model.layers.0.self_attn.rotary_emb.inv_freq", "model.layers.0.layer_scalar")
+    fetch(copied, tmp_path)
+
+
 @pytest.mark.parametrize("family", ["qwen3_moe", "olmoe", "mixtral"])
 def test_other_families_pass(tmp_path, family):
     fetch(build_family_model(tmp_path / family, family, DEMO / "model"), tmp_path)
