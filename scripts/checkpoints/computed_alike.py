@@ -14,12 +14,23 @@ from files.input_errors import InputError, shown
 ABSENT = None  # transformers' own value is the one that llama.cpp takes
 SILU = ("silu", ABSENT)
 PLAIN = (1, ABSENT)  # no factor
+NUMBER = ("a number", int, float)
+LEAST = 1e-6  # of a number: in a header smaller ones may be 0
+# What transformers' own classes say of themselves. A config can say otherwise, and then its other values mean something
+# else to transformers alone: that the experts of a token, say, stand under another name.
+OF_THE_CLASS = {
+    *("attribute_map", "sub_configs", "sub_configs_defaults", "base_config_key"),
+    *("default_rope_type", "default_theta", "ignore_keys_at_rope_validation"),
+    *("is_heterogeneous", "per_layer_attributes", "allow_global_per_layer_attribute_access", "kv_sharing_modes"),
+}
 TAKEN_FOR_GRANTED: dict[str, dict[str, tuple]] = {
     GEMMA4.name: {
         "hidden_activation": ("gelu_pytorch_tanh", "gelu", ABSENT),  # the two differ by less than the rounding
         "use_bidirectional_attention": ("vision", False, ABSENT),  # of pictures alone
         "enable_moe_block": (True,),
-        "final_logit_softcapping": ("a number", int, float),  # without one it takes its own
+        "final_logit_softcapping": NUMBER,  # without one it takes its own
+        "rope_parameters.full_attention.rope_theta": NUMBER,  # else transformers looks elsewhere
+        "rope_parameters.sliding_attention.rope_theta": NUMBER,
         "rope_parameters.full_attention.factor": PLAIN,
         "rope_parameters.sliding_attention.factor": PLAIN,
         "rope_parameters.sliding_attention.rope_type": ("default", ABSENT),
@@ -40,9 +51,12 @@ def value_at(config: dict, place: str) -> Any:
 
 def check_computed_alike(directory: Path, family: Family, config: dict) -> None:
     """Raise InputError where llama.cpp would compute another model than the config describes."""
+    for part in (config, text_config(config)):
+        if strange := sorted(OF_THE_CLASS & part.keys()):
+            raise InputError(directory / "config.json", "nothing that transformers' classes say themselves", strange[0])
     for place, values in TAKEN_FOR_GRANTED[family.name].items():
         found = value_at(text_config(config), place)
-        kinds = tuple(value for value in values if isinstance(value, type))
-        if found not in values and not (isinstance(found, kinds) and not isinstance(found, bool)):
+        is_number = isinstance(found, int | float) and not isinstance(found, bool) and found >= LEAST
+        if not (is_number if values == NUMBER else found in values):
             expected = f"{place} {shown(values[0])}, as llama.cpp computes {family.name}"
             raise InputError(directory / "config.json", expected, shown(found))

@@ -34,6 +34,8 @@ def test_every_family_has_its_entries(demo_model):
         (GEMMA4, "enable_moe_block", False),
         (GEMMA4, "final_logit_softcapping", None),
         (GEMMA4, "final_logit_softcapping", True),
+        (GEMMA4, "final_logit_softcapping", 0.0),
+        (GEMMA4, "rope_parameters.sliding_attention.rope_theta", None),
         (GEMMA4, "rope_parameters.full_attention.factor", 8.0),
         (GEMMA4, "rope_parameters.sliding_attention.rope_type", "linear"),
         (QWEN3_MOE, "norm_topk_prob", None),
@@ -57,3 +59,11 @@ def test_another_value_is_refused_by_its_place(demo_model, family, place, value,
         InputError, match=f"config.json: expected {place} .*, as llama.cpp computes {family.name}, found"
     ):
         check_computed_alike(demo_model, family, {"text_config": config} if within else config)
+
+
+@pytest.mark.parametrize("within", [False, True])
+def test_a_config_says_nothing_that_the_classes_say_themselves(demo_model, within):
+    """By attribute_map transformers ran one expert of a token, and llama.cpp eight."""
+    odd = read_json(demo_model / "config.json") | {"attribute_map": {"top_k_experts": "foo"}, "foo": 1}
+    with pytest.raises(InputError, match="nothing that transformers' classes say themselves, found attribute_map"):
+        check_computed_alike(demo_model, GEMMA4, {"text_config": odd} if within else odd)
