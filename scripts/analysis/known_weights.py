@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from analysis.decoder import build_empty
-from analysis.layer_reader import pieces_of
+from analysis.layer_reader import TORCH_DTYPES, pieces_of
 from checkpoints.checkpoint import TensorRange
 from checkpoints.towers import tower_tensors
 from files.input_errors import InputError
@@ -23,6 +23,12 @@ def check_known_weights(directory: Path, tensors: dict[str, TensorRange]) -> Non
 
     None is read. The converter takes the embedding for a head that is not there, also where the config ties it to none.
     """
+    for name, tensor in tensors.items():
+        if tensor.dtype not in TORCH_DTYPES:
+            expected = f"{name} in one of {', '.join(TORCH_DTYPES)}"
+            raise InputError(
+                tensor.file, expected, tensor.dtype, "a quantised checkpoint is not read: take the whole one"
+            )
     model = build_empty(directory, torch.float32, "eager")
     state, passed_by = model.state_dict(), {FREQUENCIES, *(model._keys_to_ignore_on_load_unexpected or ())}
     towers, found = tower_tensors(tensors), pieces_of(model, tensors)

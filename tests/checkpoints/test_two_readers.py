@@ -146,6 +146,16 @@ def test_where_there_are_no_tools_the_conversion_looks(copied, tmp_path, refusal
     assert not (tmp_path / "x.gguf").exists()
 
 
+def test_a_dtype_that_is_not_read_is_refused(copied, tmp_path, refusal):
+    """Such as those of a checkpoint in FP8."""
+    (path,) = copied.glob("*.safetensors")
+    tensors = load_file(path)
+    tensors["model.norm.weight"] = tensors["model.norm.weight"].to(torch.float8_e4m3fn)
+    save_file(tensors, path, {"format": "pt"})
+    arguments = ["--model", copied, "--output", tmp_path / "checkpoint"]
+    refusal(fetch_model.main, arguments, "expected model.norm.weight in one of F32, ", "found F8_E4M3; a quantised")
+
+
 def test_frequencies_of_older_checkpoints_pass(copied, tmp_path):
     add_tensor(copied, "model.layers.0.self_attn.rotary_emb.inv_freq", "model.layers.0.layer_scalar")
     fetch(copied, tmp_path)
