@@ -23,6 +23,15 @@ OF_THE_CLASS = {
     *("default_rope_type", "default_theta", "ignore_keys_at_rope_validation"),
     *("is_heterogeneous", "per_layer_attributes", "allow_global_per_layer_attribute_access", "kv_sharing_modes"),
 }
+# Of families whose layers are of one kind: by the newer name, and by the older one with either word for the type.
+ROTATIONS: dict[str, tuple] = {
+    **dict.fromkeys(
+        ("rope_parameters.rope_type", "rope_scaling.rope_type", "rope_scaling.type"),
+        ("default", "linear", "yarn", ABSENT),
+    ),
+    **{f"{of}.{key}": (ABSENT,) for of in ("rope_parameters", "rope_scaling") for key in ("mscale", "mscale_all_dim")},
+    **{f"{of}.truncate": (True, ABSENT) for of in ("rope_parameters", "rope_scaling")},
+}
 TAKEN_FOR_GRANTED: dict[str, dict[str, tuple]] = {
     GEMMA4.name: {
         "hidden_activation": ("gelu_pytorch_tanh", "gelu", ABSENT),  # the two differ by less than the rounding
@@ -35,9 +44,16 @@ TAKEN_FOR_GRANTED: dict[str, dict[str, tuple]] = {
         "rope_parameters.sliding_attention.factor": PLAIN,
         "rope_parameters.sliding_attention.rope_type": ("default", ABSENT),
     },
-    QWEN3_MOE.name: {"hidden_act": SILU, "norm_topk_prob": (True,), "use_sliding_window": (False, ABSENT)},
-    OLMOE.name: {"hidden_act": SILU, "norm_topk_prob": (False, ABSENT), "rms_norm_eps": (1e-5, ABSENT)},
-    MIXTRAL.name: {"hidden_act": SILU, "sliding_window": (ABSENT,)},
+    QWEN3_MOE.name: {
+        **{"hidden_act": SILU, "norm_topk_prob": (True,), "use_sliding_window": (False, ABSENT)},
+        **ROTATIONS,
+    },
+    OLMOE.name: {
+        **{"hidden_act": SILU, "norm_topk_prob": (False, ABSENT), "rms_norm_eps": (1e-5, ABSENT)},
+        **{"clip_qkv": (ABSENT,)},
+        **ROTATIONS,
+    },
+    MIXTRAL.name: {"hidden_act": SILU, "sliding_window": (ABSENT,), **ROTATIONS},
 }
 
 

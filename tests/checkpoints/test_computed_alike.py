@@ -43,6 +43,9 @@ def test_every_family_has_its_entries(demo_model):
         (QWEN3_MOE, "use_sliding_window", True),
         (OLMOE, "norm_topk_prob", True),
         (OLMOE, "rms_norm_eps", 1e-6),  # the converter writes its own
+        (OLMOE, "clip_qkv", 8.0),
+        (MIXTRAL, "rope_parameters", {"rope_type": "llama3"}),
+        (QWEN3_MOE, "rope_scaling", {"type": "proportional"}),
         (MIXTRAL, "hidden_act", "gelu"),
         (MIXTRAL, "sliding_window", 4096),
     ],
@@ -56,7 +59,7 @@ def test_another_value_is_refused_by_its_place(demo_model, family, place, value,
         part = part[folder]
     part |= {key: value}
     with pytest.raises(
-        InputError, match=f"config.json: expected {place} .*, as llama.cpp computes {family.name}, found"
+        InputError, match=f"config.json: expected {place}.* .*, as llama.cpp computes {family.name}, found"
     ):
         check_computed_alike(demo_model, family, {"text_config": config} if within else config)
 
