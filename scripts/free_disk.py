@@ -105,14 +105,16 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     for path in args.gguf:  # all of them before the first one goes
         check_of_record(path, args.outlined)
-    size = sum(free_gguf(path, args.outlined) for path in args.gguf)
     if args.local and args.checkpoint.is_symlink() and args.checkpoint.resolve() != args.local.resolve():
         raise InputError(args.checkpoint, f"a link to {args.local}", "one to another model", "remove the link")
-    if args.checkpoint and args.checkpoint.is_symlink() and not args.local:
+    size, left = 0, args.checkpoint and args.checkpoint.is_symlink() and not args.local
+    if left:
         print(f"{args.checkpoint}: a local model, left as it is")
-        return
-    if args.checkpoint:
+    elif args.checkpoint:  # before the files: its outline may be refused
         size += free_weights(args.checkpoint, args.outline, bool(args.local))
+    size += sum(free_gguf(path, args.outlined) for path in args.gguf)
+    if left and not args.gguf:
+        return
     print(f"{(args.gguf or [args.checkpoint])[0]}: {gib(size)} GiB of disk given back")
 
 
