@@ -5,6 +5,7 @@ Nothing here decodes a tensor; values are handled by whoever needs them.
 """
 
 import hashlib
+import json
 import math
 import os
 import struct
@@ -162,6 +163,10 @@ def check_no_code(directory: Path) -> None:
             for key, (expected, advice) in FORBIDDEN_KEYS.items():
                 if named := part.get(key):
                     raise InputError(path, expected, f"{key} {shown(named)}", advice)
+            for key, named in part.items():  # such as attn_implementation: transformers would fetch it from the Hub
+                if key.endswith("_implementation") and "/" in json.dumps(named):
+                    expected = "an implementation that transformers has itself"
+                    raise InputError(path, expected, f"{key} {shown(named)}", f"remove {key}: that code is never run")
 
 
 def read_checkpoint(directory: Path) -> dict[str, TensorRange]:

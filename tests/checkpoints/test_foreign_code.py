@@ -64,6 +64,19 @@ def test_a_checkpoint_that_names_code_is_refused_by_every_command(name, hostile,
     assert not hostile.canary.exists() and not hostile.output.exists()
 
 
+@pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation", "_experts_implementation"])
+@pytest.mark.parametrize("value", ["evil/kernel", {"text_config": "evil/kernel:fast"}])
+def test_an_implementation_from_the_hub_is_refused(hostile, refusal, key, value):
+    """transformers asks a package for it, which loads code of that repository."""
+    path = hostile.model / "config.json"
+    config = json.loads(path.read_text())
+    arguments = ["--model", hostile.model, "--output", hostile.output]
+    path.write_text(json.dumps(config | {key: value}))
+    refusal(fetch_model.main, arguments, path, f"found {key} ")
+    path.write_text(json.dumps(config | {key: "eager"}))
+    fetch_model.main([str(word) for word in arguments])
+
+
 @pytest.mark.parametrize("loader", [AutoConfig, AutoTokenizer])
 def test_the_converter_runs_no_code_whatever_it_allows(loader, hostile, monkeypatch):
     """For some families it says trust_remote_code=True."""
