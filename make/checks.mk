@@ -195,7 +195,8 @@ $(if $(AT_WORK),$(error REPLACE: expected no other run at work on $(NAME)$(,) \
 # last; what a broken-off step has made since goes. $(call set_aside,SETTINGS FILE,FILES); "$$@" are the FILES that are
 # there: their names may have blanks. A run that was broken off here, as by a full disk, is gone on with.
 aside = $(dir $(1)).before-$(basename $(notdir $(1)))
-no_room = { printf 'error: %s: expected room to set aside what REPLACE takes away, found none\n' $(dir $(1)) >&2; false; }
+no_room = { printf 'error: %s: expected room to set aside what REPLACE takes away, found none\n' $(dir $(1)) >&2; \
+  false; }
 set_aside = { set --; for f in $(2); do if [ -e "$$$$f" ] || [ -L "$$$$f" ]; then set -- "$$$$@" "$$$$f"; fi; done; \
   if [ -d $(call aside,$(1)) ]; then rm -rf -- "$$$$@"; elif [ "$$$${1+any}" ] || [ -d $(call aside,$(1)).new ]; then \
   mkdir -p $(call aside,$(1)).new && { [ ! -e $(1) ] || cp -p $(1) $(call aside,$(1)).new 2>/dev/null || \
