@@ -1,5 +1,7 @@
 """The commands of a card that run a release: llama.cpp, Ollama, transformers. Each can be pasted as it stands."""
 
+import shlex
+
 from cards.card_sections import Release, section
 from llama.llama_server import sampler_flags
 from ollama.ollama_files import ollama_note, wrap_commands
@@ -45,7 +47,7 @@ def server_flags(release: Release) -> str:
     sampling = [f"{flag} {protocol[name]}" for name, flag in LLAMA_SAMPLING.items() if name in protocol]
     # Of the others every evaluation has llama.cpp's own; the file's header would set them.
     others = sampler_flags({*release.facts.samplers} - protocol.keys()) if sampling else []
-    sampling += [f"{flag} '{value}'" if ";" in value else f"{flag} {value}" for flag, value in zip(*[iter(others)] * 2)]
+    sampling += [shlex.join(others)] if others else []
     thought = [f"--reasoning-format deepseek --reasoning-budget {budget}"] if release.facts.thinks else []
     return " \\\n    ".join([f"-c {context} -ngl 99", *thought, *([" ".join(sampling)] if sampling else [])])
 

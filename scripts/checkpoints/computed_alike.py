@@ -1,8 +1,9 @@
 """What llama.cpp computes whatever a config says, for each family: a config that says otherwise is another model.
 
-Each entry was measured: log-probabilities of llama.cpp (F32) and of transformers differ where a config says another
-value, and are the same to some 1e-5 where it says this one. (But OLMoE's: llama.cpp loads no model of it that is as
-small as the tests'.) What a header holds, such as a norm's epsilon or the base of a rotation, llama.cpp reads.
+Measured were Gemma 4's activation, window of attention, experts, cap and factors, and of Qwen3-MoE and Mixtral the
+activation, the normed weights and the windows: log-probabilities of llama.cpp (F32) and of transformers differ where a
+config says another value, and are the same to some 1e-5 where it says this one. The others are of what llama.cpp's
+converter writes: what a header does not hold, llama.cpp cannot read.
 """
 
 from pathlib import Path
@@ -14,7 +15,7 @@ from files.input_errors import InputError, shown
 ABSENT = None  # transformers' own value is the one that llama.cpp takes
 SILU = ("silu", ABSENT)
 PLAIN = (1, ABSENT)  # no factor
-NUMBER = ("a number", int, float)
+NUMBER = ("a number above 0",)
 LEAST = 1e-6  # of a number: in a header smaller ones may be 0
 # What transformers' own classes say of themselves. A config can say otherwise, and then its other values mean something
 # else to transformers alone: that the experts of a token, say, stand under another name.

@@ -38,30 +38,33 @@ def speed_of(answers: list[Greedy]) -> float:
     return 1000 * sum(answer.tokens for answer in answers) / sum(answer.ms for answer in answers)
 
 
-def ask_greedily(server: LlamaServer, question: Question, most: int) -> Greedy:
-    """Return a greedy answer of at most so many tokens; raise InputError when there is none.
+def ask_chat(server: LlamaServer, question: Question, most: int) -> tuple[dict, str, str]:
+    """Return the server's times of a greedy answer, thought and text, and the text alone.
 
-    One that the server's parser does not read is asked for as plain text, which is no answer to the question.
+    One that its parser does not read is asked for as plain text, which is no answer to the question.
     """
-    messages, expected = [{"role": "user", "content": question.prompt}], f"an answer to {question.record_id}"
+    messages = [{"role": "user", "content": question.prompt}]
     try:
-        try:
-            answer = server.request(
-                "/v1/chat/completions", {"messages": messages, "max_tokens": most, **GREEDY}, LONGEST
-            )
-            message = answer["choices"][0]["message"]
-            text = message.get("content") or ""
-            whole = f"{message.get('reasoning_content') or ''}\n{text}"
-        except urllib.error.HTTPError as error:
-            words = f"HTTP {error.code}: {error.read()[:200].decode(errors='replace')}"
-            if not is_parser_error(words):
-                raise InputError(server.gguf, expected, words) from error
-            prompt = server.request("/apply-template", {"messages": messages})["prompt"]
-            answer = server.request("/completion", {"prompt": prompt, "n_predict": most, **GREEDY}, LONGEST)
-            text, whole = "", answer["content"]
-        times = answer["timings"]
+        answer = server.request("/v1/chat/completions", {"messages": messages, "max_tokens": most, **GREEDY}, LONGEST)
+    except urllib.error.HTTPError as error:
+        words = f"HTTP {error.code}: {error.read()[:200].decode(errors='replace')}"
+        if not is_parser_error(words):
+            raise InputError(server.gguf, f"an answer to {question.record_id}", words) from error
+        prompt = server.request("/apply-template", {"messages": messages})["prompt"]
+        answer = server.request("/completion", {"prompt": prompt, "n_predict": most, **GREEDY}, LONGEST)
+        return answer["timings"], answer["content"], ""
+    message = answer["choices"][0]["message"]
+    text = message.get("content") or ""
+    return answer["timings"], f"{message.get('reasoning_content') or ''}\n{text}", text
+
+
+def ask_greedily(server: LlamaServer, question: Question, most: int) -> Greedy:
+    """Return a greedy answer of at most so many tokens; raise InputError when there is none."""
+    try:
+        times, whole, text = ask_chat(server, question, most)
         tokens, ms = int(times["predicted_n"]), float(times["predicted_ms"])
     except (OSError, ValueError, KeyError, IndexError) as error:
+        expected = f"an answer to {question.record_id}"
         raise InputError(server.gguf, expected, f"{type(error).__name__}: {error}"[:200]) from error
     return Greedy(whole, text, tokens, ms, *drafted_and_accepted(times))
 
