@@ -10,17 +10,28 @@ Example: .venv/bin/python scripts/convert_to_gguf.py --model data/demo/model --n
 
 Checked: experts and layers are the config's, there is a token for every row of the embedding, and a model with
 per-expert router scales has them as ffn_down_exps.scale (llama.cpp loads a file without them in silence and computes
-something else). Then llama.cpp's own loader must take the file. One that fails is not kept. An output whose record
-names the same checkpoint, name, type and tools is left as it is.
+something else). Then llama.cpp's own loader must take the file, and compute from it what transformers computes from the
+checkpoint (losses/conversion_loss.py; one layer of it is in memory at a time). A file that fails is not kept. An output
+whose record names the same checkpoint, name, type and tools is left as it is.
 """
 
 import argparse
 import math
 import os
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from checkpoints.checkpoint import hold_checkpoint, read_checkpoint, read_config, source_digest, weights_digest
+from analysis.decoder import build_empty, check_complete
+from analysis.known_weights import check_known_weights
+from checkpoints.checkpoint import (
+    TensorRange,
+    hold_checkpoint,
+    read_checkpoint,
+    read_config,
+    source_digest,
+    weights_digest,
+)
 from checkpoints.computed_alike import check_computed_alike
 from checkpoints.moe_families import Family, family_of, shape_of, text_config
 from choice.drop_map import Shape
@@ -34,11 +45,17 @@ from ggufs.vouched_keys import unvouched
 from llama.config_reading import check_config_read_alike
 from llama.llama_tools import LlamaCpp, convert_streamed, find_llama_cpp
 from llama.serve_check import check_loads
+from losses.conversion_loss import conversion_loss
 from quants.mmproj_conversion import make_mmproj
 from quants.quant_record import ConversionRecord, is_made_of, record_path
 
+import torch
+import transformers
+
 BYTES_PER_WEIGHT = {"f16": 2, "bf16": 2, "f32": 4}
 OUTTYPES = [*BYTES_PER_WEIGHT, "q8_0"]
+COMPARED = "against_transformers"  # in a record: None where it could not be compared
+OTHER_LIBRARY = "llama.cpp's library is of another version than the bindings, or there is none"
 READ_AS_JSON = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
 
 
@@ -84,17 +101,22 @@ def convert(
     llama_cpp: LlamaCpp,
     family: Family,
     shape: Shape,
-    names: list[str],
+    tensors: dict[str, TensorRange],
 ) -> dict:
-    """Convert, check and load; partial: the output, as yet under another name; return what its record says of it."""
+    """Convert, check, load and compare; partial: the output, as yet under another name; return what its record says."""
     sha256 = convert_streamed(llama_cpp, args.model, args.name, partial, args.outtype)
     # Under its final name a later step would take the file for a good one.
     header, layers = read_header(partial), text_config(config)["num_hidden_layers"]
-    check_converted(args.output, header, layers, family, shape, names)
+    check_converted(args.output, header, layers, family, shape, list(tensors))
     check_vocabulary(args.model, header)
-    check_loads(partial, llama_cpp, args.output)
+    loss = None
+    if check_loads(partial, llama_cpp, args.output):
+        loss = conversion_loss(args.model, config, tensors, partial, llama_cpp, args.output)
+    else:
+        print(f"{args.output}: not compared with transformers, so for no release: {OTHER_LIBRARY}", file=sys.stderr)
     size, weights = partial.stat().st_size, sum(math.prod(tensor.dims) for tensor in header.tensors)
-    return {"bytes": size, "sha256": sha256, "parameters": weights, "bits_per_weight": round(8 * size / weights, 3)}
+    sizes = {"bytes": size, "parameters": weights, "bits_per_weight": round(8 * size / weights, 3)}
+    return {"sha256": sha256, **sizes, COMPARED: loss}
 
 
 def write_conversion_record(output: Path, partial: Path, model: Path, content: dict, was_removed: bool) -> None:
@@ -114,6 +136,11 @@ def write_conversion_record(output: Path, partial: Path, model: Path, content: d
     if not stayed:
         write_record(record, content, ConversionRecord)
     os.utime(partial, ns=(record.stat().st_mtime_ns,) * 2)
+
+
+def is_compared(output: Path, content: dict) -> bool:
+    """Tell whether a conversion is there whose record says what `content` does, and how far it is from transformers."""
+    return is_made_of(output, content, ConversionRecord) and bool(read_json(record_path(output)).get(COMPARED))
 
 
 def check_name(output: Path, outtype: str) -> None:
@@ -142,6 +169,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     check_name(args.output, args.outtype)
+    transformers.utils.logging.disable_progress_bar()
     config = read_config(args.model)
     hold_checkpoint(args.model)
     tensors = read_checkpoint(args.model)
@@ -155,6 +183,8 @@ def main(argv: list[str] | None = None) -> None:
         if (args.model / name).exists():
             read_json(args.model / name)
     llama_cpp = find_llama_cpp(args.llama_cpp)
+    check_known_weights(args.model, tensors)
+    check_complete(build_empty(args.model, torch.float32, "eager"), args.model, tensors)
     check_computed_alike(args.model, family, config)
     check_config_read_alike(args.model, config, lambda: llama_cpp)
     content = {"name": args.name, "outtype": args.outtype, "llama_cpp": llama_cpp.version()}
@@ -162,7 +192,7 @@ def main(argv: list[str] | None = None) -> None:
     with ThreadPoolExecutor(1) as pool:
         digest = pool.submit(source_digest, args.model)
         there = args.output.is_file()
-        if there and is_made_of(args.output, {**content, "source_sha256": digest.result()}, ConversionRecord):
+        if there and is_compared(args.output, {**content, "source_sha256": digest.result()}):
             for path in (args.output, record_path(args.output)):
                 os.utime(path)  # for make, which goes by time; the record stays the newer one
             print(f"{args.output}: converted already")
@@ -171,7 +201,7 @@ def main(argv: list[str] | None = None) -> None:
         require_disk_space(args.output.parent, stored * BYTES_PER_WEIGHT[args.outtype] // 2)
         was_removed = not args.output.exists()
         with replace_when_done(args.output) as partial:
-            content |= convert(args, partial, config, llama_cpp, family, shape, list(tensors))
+            content |= convert(args, partial, config, llama_cpp, family, shape, tensors)
             content |= {"source_sha256": digest.result(), "weights_sha256": weights_digest(tensors)}
             write_conversion_record(args.output, partial, args.model, content, was_removed)
     print(f"{args.output}: {args.outtype.upper()}, {shape.experts} experts, {gib(content['bytes'])} GiB")

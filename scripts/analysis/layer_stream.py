@@ -23,7 +23,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-EMBEDDING, REST = "embedding", "rest"
+EMBEDDING, REST, HEAD = "embedding", "rest", "head"
 # Layers that take keys and values, or an embedding of the ids, from elsewhere than the layer before.
 SHARING_KEYS = ("num_kv_shared_layers", "hidden_size_per_layer_input")
 NOT_STREAMED = "analyse it without --stream-layers"
@@ -88,7 +88,7 @@ class LayerStream:
         self.reader = ThreadPoolExecutor(1)
         self.ahead: dict[int | str, Future[dict[str, torch.Tensor]]] = {}
         self.buffers: list[torch.Tensor | None] = [None, None]
-        self.running: int | None = None  # the layer whose turn it is
+        self.running: int | str | None = None  # the layer whose turn it is, or HEAD
         self.state: torch.Tensor | None = None  # the hidden states that enter or have left it
         self.given: list[torch.Tensor] | None = None
         self._load(REST)
@@ -110,6 +110,14 @@ class LayerStream:
         release_free_memory()
         return self._take_state()
 
+    def logits(self, ids: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+        """Return the logits after each token, [batch, tokens, vocabulary], of hidden states that left the last layer.
+
+        ids: of these tokens, [batch, tokens]. Embedding and head must be loaded.
+        """
+        self.running, self.state = HEAD, hidden.to(self.device)
+        return self.model(input_ids=ids.to(self.device), use_cache=False).logits
+
     def hold(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return hidden states as they wait on the host for the next layer (pinned for a GPU)."""
         return hidden.pin_memory() if self.pinned else hidden
@@ -121,6 +129,12 @@ class LayerStream:
     def free_embedding(self) -> None:
         """Take them away again."""
         self._free(self.decoder.get_input_embeddings())
+
+    def load_head(self) -> None:
+        """Give embedding and head their weights, which may be the same."""
+        for part in (EMBEDDING, HEAD):
+            self._load(part)
+        self.model.tie_weights()
 
     def load_layer(self, number: int, following: int | None) -> None:
         """Give one layer its weights, and have those of the `following` layer read meanwhile."""
@@ -186,6 +200,9 @@ class LayerStream:
                     f"a {type(self.state).__name__}",
                     NOT_STREAMED,
                 )
+        if self.running == HEAD and number == len(self.layers) - 1:
+            assert self.state is not None, "`logits` has put it there"
+            return self.state
         return incoming
 
     def _on_device(self, mask: torch.Tensor | None) -> torch.Tensor | None:
@@ -200,11 +217,11 @@ class LayerStream:
         return torch.empty(state.shape, dtype=state.dtype, pin_memory=True).copy_(state)
 
     def _pieces(self, tensors: dict[str, TensorRange]) -> dict[int | str, list[Piece]]:
-        """Return what the checkpoint holds of each part: layer numbers, EMBEDDING and REST of the decoder."""
-        embedding = self.decoder.get_input_embeddings()
-        embedding_name = next(name for name, module in self.model.named_modules() if module is embedding)
-        state = self.model.state_dict()
-        parts: dict[int | str, list[Piece]] = {part: [] for part in (EMBEDDING, REST, *range(len(self.layers)))}
+        """Return what the checkpoint holds of each part: layer numbers, EMBEDDING and REST of the decoder, HEAD."""
+        embedding, head = self.decoder.get_input_embeddings(), self.model.get_output_embeddings()
+        names = {module: name for name, module in self.model.named_modules()}
+        state, embedding_name = self.model.state_dict(), names[embedding]
+        parts: dict[int | str, list[Piece]] = {part: [] for part in (EMBEDDING, REST, HEAD, *range(len(self.layers)))}
         for target, pieces in pieces_of(self.model, tensors).items():
             if target not in state:
                 continue
@@ -212,8 +229,10 @@ class LayerStream:
                 parts[int(target.removeprefix(f"{self.name}.layers.").partition(".")[0])].extend(pieces)
             elif target.startswith(f"{embedding_name}."):
                 parts[EMBEDDING].extend(pieces)
-            elif target.startswith(f"{self.name}."):  # the head and a vision tower lie elsewhere and are not read
+            elif target.startswith(f"{self.name}."):  # a vision tower lies elsewhere and is not read
                 parts[REST].extend(pieces)
+            elif head is not None and target.startswith(f"{names[head]}."):
+                parts[HEAD].extend(pieces)
         return parts
 
     def _read(self, part: int | str) -> dict[str, torch.Tensor]:

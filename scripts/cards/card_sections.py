@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from choice.drop_map import OWN_MAP, criterion_of, is_by_chance, question_ids_of
 from files.display import code, exactly, markdown_table, plural
 from losses.quality_record import measured
+from quants.quant_record import conversion_in_words
 from release.manifest import CHECKPOINT, DYNAMIC, STANDARD
 from release.names import PLACEHOLDER_OWNER, is_hub_id
 from scoring.score_records import GPQA
@@ -251,7 +252,18 @@ def method_section(release: Release) -> str:
         "`expert_drop_metadata.json` is the drop map as it was applied: the kept and the dropped experts of each of "
         f"the {layers}, how they were chosen, {ids}and the sha256 of the base checkpoint, of the map, and of every "
         "shard of the pruned checkpoint.",
+        conversion_text(release),
         pictures_of(release, *(name for name in PICTURES if name.startswith("experts-"))),
+    )
+
+
+def conversion_text(release: Release) -> str:
+    """Return how far llama.cpp's F16 file is from the checkpoint as transformers computes it."""
+    if not (loss := release.inputs.get("conversion")):
+        return ""
+    return (
+        "Scores and losses are measured with llama.cpp. Its F16 file of the pruned model was held against the "
+        f"checkpoint in transformers (fp32): {conversion_in_words(loss)}."
     )
 
 

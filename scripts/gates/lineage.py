@@ -39,6 +39,7 @@ OTHER_FETCHED = "fetch it again (REPLACE=model), and make all of the build by it
 OF_A_CHOICE = ("analysis", "bootstrap", "domains", "held_out_question_ids", "protect_top", "reconstruction")
 ANALYSE = "run `make analyze REPLACE=statistics`"
 F16, CONVERT = "f16", "convert it again with --outtype f16"
+COMPARE = "remove it and its file, and run `make quants` with the tools that `make setup` builds"
 Breaks = list[InputError]
 
 
@@ -236,11 +237,14 @@ def checkpoint_breaks(lineage: Lineage) -> Breaks:
 
 
 def f16_type_breaks(lineage: Lineage) -> Breaks:
-    """The files that losses are measured against are F16, as every card says."""
+    """The files that losses are measured against are F16, as every card says, and were held against transformers."""
     found: Breaks = []
     for name in ("f16", *(["full f16"] if lineage.knows_full else [])):
         place = lineage.origin(name)
-        found += breaks_of(place, [("the type", F16, read_record(place, ConversionRecord)["outtype"])], CONVERT)
+        record = read_record(place, ConversionRecord)
+        found += breaks_of(place, [("the type", F16, record["outtype"])], CONVERT)
+        if not record.get("against_transformers"):
+            found.append(InputError(place, "a conversion that was compared with transformers", "another", COMPARE))
     return found
 
 

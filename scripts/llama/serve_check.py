@@ -12,13 +12,16 @@ from llama.load_check import LOADABLE, check_library_loads
 SERVER_FLAGS = ["-c", "64", "-b", "64", "-np", "1", "-ngl", "0", "--device", "none", "-fit", "off", "--no-warmup"]
 
 
-def check_loads(gguf: Path, tools: LlamaCpp, named: Path) -> None:
+def check_loads(gguf: Path, tools: LlamaCpp, named: Path) -> bool:
     """Raise InputError with llama.cpp's reason when it does not load a file; named: the file, in the message.
 
-    Where the bindings do not know the tools' libllama, llama-server loads the file, data included.
+    Where the bindings do not know the tools' libllama, llama-server loads the file, data included. Returns whether they
+    know it.
     """
-    if not check_library_loads(gguf, tools, named):
+    known = check_library_loads(gguf, tools, named)
+    if not known:
         _check_serves(gguf, tools, named)
+    return known
 
 
 def _check_serves(gguf: Path, tools: LlamaCpp, named: Path) -> None:

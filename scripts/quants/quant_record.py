@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
 from files.input_errors import InputError, sha256_file
-from files.json_records import Count, FileRecord, Positive, Sha256, read_json, read_record, require
+from files.json_records import Count, Fields, FileRecord, Positive, Sha256, read_json, read_record, require
 from files.seals import hold
 
 from pydantic import Field, model_validator
 
 BITS_ROUNDING = 0.000501  # of three decimals, and of the float that holds them
+# Of a conversion, in nats per token. The rounding to F16 costs some 1e-5, a good quant of 5 bits some hundredths.
+MOST_CONVERSION_KLD = 0.05
+KLD_DECIMALS = 4  # further ones come from the order of sums, which another processor may change
 COPIED = ("F16", "BF16", "F32")  # no tool makes these: they are links to their source
 ONE_BUILD = "give every host the same LLAMA_CPP, and build the file again with REPLACE=quants"
 
@@ -74,10 +77,18 @@ class QuantRecord(FileRecord):
         return self
 
 
+class ConversionLoss(Fields):
+    """What a conversion changed: mean KL divergence in nats per token (losses/conversion_loss.py)."""
+
+    tokens: Positive
+    kld: Annotated[float, Field(ge=0, le=MOST_CONVERSION_KLD)]
+
+
 class ConversionRecord(FileRecord):
     """A converted checkpoint; source_sha256: over the sha256 of every file of it that a converter may read.
 
-    weights_sha256: as expert_drop_metadata.json has it of the full model; older records have none of the last three.
+    weights_sha256: as expert_drop_metadata.json has it of the full model. against_transformers: None where the bindings
+    did not know the tools' library. Older records have none of the last four.
     """
 
     what: ClassVar[str] = "a record of convert_to_gguf.py"
@@ -88,6 +99,7 @@ class ConversionRecord(FileRecord):
     weights_sha256: Sha256 | None = None
     parameters: Positive | None = None
     bits_per_weight: Annotated[float, Field(gt=0)] | None = None
+    against_transformers: ConversionLoss | None = None
 
     @model_validator(mode="after")
     def size_of_weights(self) -> Self:
@@ -117,6 +129,13 @@ class MmprojRecord(FileRecord):
     towers_sha256: Sha256
     source_sha256: Sha256
     llama_cpp: str
+
+
+def conversion_in_words(loss: Mapping[str, Any]) -> str:
+    """Return what a conversion changed; loss: `against_transformers` of its record."""
+    least = 10**-KLD_DECIMALS
+    amount = f"{loss['kld']:.{KLD_DECIMALS}f}" if loss["kld"] >= least else f"less than {least:.{KLD_DECIMALS}f}"
+    return f"KL divergence {amount} nats per token over {loss['tokens']} tokens of one chat"
 
 
 def record_path(gguf: Path) -> Path:

@@ -6,6 +6,7 @@ experts, and of those that were asked, by the setting of make that gives them. `
 statistics by which CD files have their types. `estimated`: those by whose losses AUTO files have them. `measured`:
 those on whose chats losses were measured. `plain`: the scored files that were made without an imatrix.
 `by_hand`: what was done otherwise than make does it, in words.
+`conversion`: what it changed, of the F16 file that the quants were made from.
 `calibration`: of the imatrix record its text's name and digest and the imatrix's; and `held`, the Record IDs of the
 questions whose words the calibration text holds. `fetched`: of those files that a command of ours has fetched, by name,
 from where. `licence`: what the base's own card, if it is the one of the drop, or config names. None where they are not
@@ -29,6 +30,7 @@ from files.fetched_files import fetched_from
 from files.input_errors import InputError, read_words, sha256_file
 from files.json_records import read_record
 from ggufs.imatrix import ImatrixRecord
+from quants.quant_record import ConversionRecord
 from release.by_hand import by_hand
 from release.make_settings import ASKED, CHOSE
 from release.question_roles import measured_elsewhere, roles_of, unused_questions
@@ -227,6 +229,7 @@ def input_facts(sources: dict[str, dict[str, Path]]) -> dict[str, Any]:
         **({"measured": ids} if (ids := measured_ids(sources, questions)) else {}),
         **({"plain": names} if (names := plain_files(sources)) else {}),
         **({"by_hand": words} if (words := by_hand(sources, elsewhere, left)) else {}),
+        "conversion": read_record(origins["f16"], ConversionRecord).get("against_transformers"),
         "calibration": calibration_facts(origins["imatrix"], origins.get("calibration"), questions)
         if by_imatrix(sources)
         else None,

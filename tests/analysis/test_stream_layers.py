@@ -5,6 +5,7 @@ from pathlib import Path
 
 import teacher_force_analysis as analysis
 from analysis import decoder
+from analysis.checkpoint_logits import checkpoint_logits
 from analysis.decoder import build_empty, load_resident
 from analysis.layer_stream import EMBEDDING, LayerStream
 from analysis.model_parts import decoder_of
@@ -15,7 +16,7 @@ from checkpoints.checkpoint import read_checkpoint
 from choice.expert_stats import read_stats
 from files.input_errors import InputError
 from makers.naive_experts import NAMES, naive_sums
-from makers.tiny_models import LAYERS
+from makers.tiny_models import LAYERS, build_family_model
 
 import numpy as np
 import pytest
@@ -68,6 +69,18 @@ def test_one_layer_at_a_time_has_weights(tiny_text_model, prefetch):
                 assert torch.equal(hidden, expected[number + 1])
         assert torch.equal(stream.decoder.norm(hidden), expected[-1])
     assert [piece.name for piece in stream.pieces[EMBEDDING]] == ["model.embed_tokens.weight"]
+
+
+@pytest.mark.parametrize("family", ["gemma4", "qwen3_moe"])  # a head that is the embedding, and one of its own
+def test_logits_of_one_layer_at_a_time_are_those_of_the_whole_model(family, tiny_model, demo_model, tmp_path):
+    own = family == "qwen3_moe"
+    model = build_family_model(tmp_path / "model", family, demo_model) if own else tiny_model
+    ids = torch.randint(5, 200, (1, 20))
+    with torch.inference_mode():
+        expected = load_resident(model, torch.float32, "eager", None)(input_ids=ids).logits[0]
+    found = checkpoint_logits(model, read_checkpoint(model), torch.float32, ids[0].tolist())
+    assert expected.std() > 0.1 and np.array_equal(found, expected.numpy())
+    assert not np.array_equal(checkpoint_logits(model, read_checkpoint(model), torch.float16, [5, 6]), found[:2])
 
 
 def test_fp32_bits_depend_neither_on_place_nor_on_threads():

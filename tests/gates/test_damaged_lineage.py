@@ -142,6 +142,8 @@ def of_record(file: str, **changes: object) -> Callable[[Build], None]:
         (of_record("full-F16.gguf.json", name="other"), "a model named gemma-4-demo, found other"),
         (of_record("F16.gguf.json", outtype="f32"), "expected the type f16, found f32"),
         (of_record("full-F16.gguf.json", outtype="bf16"), "expected the type f16, found bf16"),
+        (of_record("F16.gguf.json", against_transformers=None), "compared with transformers, found another"),
+        (of_record("full-F16.gguf.json", against_transformers=None), "compared with transformers, found another"),
         (of_edited_card, "README.md: expected the base's own card, sha256"),
         (of_record("full-F16.gguf.json", source_sha256="4" * 64), "checkpoint that the experts were dropped from"),
         (of_scored_full(calibration_sha256="4" * 64), "a quant by the text text.txt, sha256"),

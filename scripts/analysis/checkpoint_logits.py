@@ -1,0 +1,52 @@
+"""The logits that transformers computes from a checkpoint, in fp32 and on the CPU, for a short text."""
+
+from pathlib import Path
+
+from analysis.decoder import build_empty, load_resident
+from analysis.layer_stream import LayerStream
+from checkpoints.checkpoint import TensorRange
+from files.input_errors import InputError
+
+import numpy as np
+import torch
+from torch import nn
+
+
+def round_weights(part: nn.Module, dtype: torch.dtype) -> None:
+    """Round the weights that a part has to those of a dtype, and keep them in fp32."""
+    for parameter in part.parameters():
+        if dtype != torch.float32 and not parameter.is_meta:
+            parameter.copy_(parameter.to(dtype))
+
+
+@torch.inference_mode()
+def checkpoint_logits(
+    directory: Path, tensors: dict[str, TensorRange], dtype: torch.dtype, ids: list[int]
+) -> np.ndarray:
+    """Return the logits after each of `ids`, fp32 [tokens, vocabulary].
+
+    tensors: of the checkpoint, which must be known to be whole; dtype: the one that its weights are loaded in, which
+    some may be stored wider than. One layer at a time is in memory, embedding and head beside the last; of a model
+    whose layers need more than the one before, the whole model.
+    """
+    text = torch.tensor([ids])
+    model = build_empty(directory, torch.float32, "eager")
+    try:
+        stream = LayerStream(directory, tensors, model, torch.device("cpu"))
+    except InputError:
+        whole = load_resident(directory, torch.float32, "eager", None)
+        round_weights(whole, dtype)
+        return whole(input_ids=text, use_cache=False).logits[0].numpy()
+    stream.load_embedding()
+    round_weights(model, dtype)
+    hidden = stream.embed(text, None)
+    stream.free_embedding()
+    last = len(stream.layers) - 1
+    for layer in range(last + 1):
+        stream.load_layer(layer, layer + 1 if layer < last else None)
+        round_weights(stream.layers[layer], dtype)
+        hidden = stream.run_layer(layer, hidden, None)
+        stream.free_layer(layer)
+    stream.load_head()
+    round_weights(model, dtype)
+    return stream.logits(text, hidden)[0].numpy()

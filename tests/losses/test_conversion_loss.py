@@ -1,0 +1,92 @@
+"""A conversion is held against transformers: what both compute alike passes, whatever the family; two models do not."""
+
+import shutil
+from pathlib import Path
+
+import convert_to_gguf
+from calls import call
+from checkpoints.checkpoint import read_checkpoint, read_config
+from files.input_errors import InputError
+from files.json_records import read_json
+from losses.conversion_loss import MOST_TOKENS, chat_ids, conversion_loss
+from makers.shared_ggufs import demo_ggufs, tiny_ggufs
+from makers.tiny_models import build_family_model
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+REFUSED = "with a KL divergence of at most 0.05 nats"
+
+
+def convert(model: Path, output: Path) -> dict:
+    call(convert_to_gguf.main, "--model", model, "--name", "x", "--output", output)
+    return read_json(Path(f"{output}.json"))
+
+
+@pytest.fixture
+def changed(demo_model, tmp_path):
+    """Make a copy of the demo in which a function has changed the tensors."""
+
+    def change(edit) -> Path:
+        model = Path(shutil.copytree(demo_model, tmp_path / "model"))
+        for path in model.glob("*.safetensors"):
+            tensors = load_file(path)
+            edit(tensors)
+            save_file(tensors, path, {"format": "pt"})
+        return model
+
+    return change
+
+
+def test_a_plain_model_is_the_same_in_both(tiny_model, demo_model, tmp_path, tmp_path_factory):
+    """Text-only, multimodal, and of a family with a head of its own and without the demo's norms."""
+    assert read_json(demo_ggufs(tmp_path_factory) / "F16.gguf.json")["against_transformers"]["kld"] < 0.001
+    mixtral = build_family_model(tmp_path / "mixtral", "mixtral", demo_model, torch.bfloat16)
+    for number, model in enumerate((tiny_model, mixtral)):
+        loss = convert(model, tmp_path / f"{number}.gguf")["against_transformers"]
+        assert loss["tokens"] == len(chat_ids(model)) <= MOST_TOKENS and loss["kld"] < 0.01, loss
+
+
+def test_experts_that_f16_cannot_hold_are_refused(changed, tmp_path, refusal):
+    """Tiny weights with scales that make up for it: in bf16 the same model, in F16 zeros."""
+
+    def shrink(tensors: dict[str, torch.Tensor]) -> None:
+        for name in tensors:
+            if name.endswith("experts.down_proj"):
+                tensors[name] = tensors[name] * 2.0**-40
+            if name.endswith("per_expert_scale"):
+                tensors[name] = tensors[name] * 2.0**40
+
+    model = changed(shrink)
+    refusal(convert_to_gguf.main, ["--model", model, "--name", "x", "--output", tmp_path / "x.gguf"], REFUSED)
+    assert not list(tmp_path.glob("x.gguf*"))
+
+
+def test_a_router_that_transformers_rounds_is_refused(changed, tmp_path, refusal):
+    """Stored in fp32, its rows differ by less than bf16 can tell; llama.cpp takes them as they are stored."""
+
+    def widen(tensors: dict[str, torch.Tensor]) -> None:
+        for name in tensors:
+            if name.endswith("router.proj.weight"):
+                rows = tensors[name].float()
+                common = 1000 * torch.ones(rows.shape[1])  # of all rows alike, so no router sees it but by rounding
+                tensors[name] = rows + common
+
+    model = changed(widen)
+    refusal(convert_to_gguf.main, ["--model", model, "--name", "x", "--output", tmp_path / "x.gguf"], REFUSED)
+
+
+def test_a_file_of_another_model_is_refused(demo_model, tiny_text_model, tools, tmp_path_factory):
+    other = tiny_ggufs(tmp_path_factory, tiny_text_model) / "F16.gguf"
+    tensors, config = read_checkpoint(demo_model), read_config(demo_model)
+    with pytest.raises(InputError, match=rf"named: expected what transformers computes from .* {REFUSED}, found \d"):
+        conversion_loss(demo_model, config, tensors, other, tools, Path("named"))
+
+
+def test_without_the_bindings_nothing_is_compared_and_that_is_said(demo_model, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("llama.serve_check.check_library_loads", lambda *_: False)
+    assert convert(demo_model, tmp_path / "x.gguf")["against_transformers"] is None
+    assert "not compared with transformers, so for no release" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert convert(demo_model, tmp_path / "x.gguf")["against_transformers"]["kld"] < 0.001  # converted once more
