@@ -2,8 +2,8 @@
 
 import shlex
 
-from cards.card_sections import Release, section
-from llama.llama_server import sampler_flags
+from cards.card_sections import GENERATION_WORDS, Release, section
+from llama.llama_server import OWN_SAMPLERS, sampler_flags
 from ollama.ollama_files import ollama_note, wrap_commands
 from release.manifest import CHECKPOINT, STANDARD
 from scoring.eval_protocol import Protocol
@@ -126,7 +126,11 @@ def ollama_text(release: Release) -> str:
 def transformers_text(release: Release, repository: str) -> str:
     """Return the Python program that loads a checkpoint's repository and answers a question, and what it needs."""
     protocol, eager = protocol_of_card(release), release.facts.widest_head > FLASH_ATTENTION_MOST
-    sampling = "".join(f", {name}={protocol[name]}" for name in TRANSFORMERS_SAMPLING if name in protocol)
+    values = {name: protocol[name] for name in TRANSFORMERS_SAMPLING if name in protocol}
+    if values:
+        own = GENERATION_WORDS.keys() & {*release.facts.samplers}
+        values |= {GENERATION_WORDS[name]: OWN_SAMPLERS[name][1] for name in sorted(own)}
+    sampling = "".join(f", {name}={value}" for name, value in values.items())
     attention = ', attn_implementation="eager"' if eager else ""
     why = f"\n\nHeads wider than {FLASH_ATTENTION_MOST} values need eager attention." if eager else ""
     return f"""**transformers** runs the checkpoint; `pip install torch transformers accelerate` brings what it needs:

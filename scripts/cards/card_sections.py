@@ -59,6 +59,8 @@ METHODOLOGY_WORDS = {
     "counted_tokens": "Tokens that count",
     "chat_template_sha256": "Chat template, sha256",
 }
+# Samplers that no protocol names but a generation_config.json may, in its words.
+GENERATION_WORDS = {"min_p": "min_p", "repeat_penalty": "repetition_penalty"}
 HELD_BY_CALIBRATION = "the calibration text holds the scored questions"
 
 
@@ -68,7 +70,7 @@ class ModelFacts:
 
     widest_head: values of the widest attention head, longest_context: tokens; 0 where the header does not say.
     prompt: what the chat template writes of placeholders, without the first token; "" where it is not shown.
-    samplers: those that the header sets, by the names of a request's fields.
+    samplers: those that the header, or generation_config.json, sets, by the names of a request's fields.
     """
 
     architecture: str
@@ -262,8 +264,8 @@ def conversion_text(release: Release) -> str:
     if not (loss := release.inputs.get("conversion")):
         return ""
     return (
-        "Scores and losses are measured with llama.cpp. Its F16 file of the pruned model was held against the "
-        f"checkpoint in transformers (fp32): {conversion_in_words(loss)}."
+        "llama.cpp's F16 file of the pruned model, which all GGUF files are made from, was held against the checkpoint "
+        f"in transformers (fp32): {conversion_in_words(loss)}."
     )
 
 

@@ -10,7 +10,7 @@ import string
 from collections.abc import Callable
 from pathlib import Path
 
-from cards.card_sections import OLLAMA_ARCHITECTURE, ModelFacts
+from cards.card_sections import GENERATION_WORDS, OLLAMA_ARCHITECTURE, ModelFacts
 from cards.card_words import check_card_words
 from chats.template_sandbox import TemplateFailure, render_template
 from checkpoints.checkpoint import read_checkpoint
@@ -139,6 +139,8 @@ def checkpoint_facts(folder: Path, experts: int) -> ModelFacts:
     with_experts = sum(counts[name] for name in expert_tensors(folder, family, tensors, shape))
     text = text_config(config)
     template, total = folder / CHAT_TEMPLATE, sum(counts.values())
+    place = folder / "generation_config.json"
+    generation = read_json(place) if place.is_file() else {}
     return ModelFacts(
         OLLAMA_ARCHITECTURE if family is GEMMA4 else config["model_type"],
         total,
@@ -147,4 +149,5 @@ def checkpoint_facts(folder: Path, experts: int) -> ModelFacts:
         thinks(read_words(template) if template.is_file() else None),
         max(text.get("head_dim") or 0, text.get("global_head_dim") or 0),
         text.get("max_position_embeddings") or 0,
+        samplers=tuple(name for name, word in GENERATION_WORDS.items() if word in generation),
     )

@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -145,7 +146,8 @@ def test_every_digest_of_the_card_is_one_of_a_record(pruned_demo):
 def test_without_evaluation_and_quality_the_card_says_so_and_has_no_number_of_them(pruned_demo, tmp_path):
     card = build(pruned_demo, tmp_path / "r", base="some-local-model", quants=("Q6_K", "Q4_K_M"))
     assert "Not evaluated: this release holds no score." in card and "Results" not in headings(card)
-    assert "This release holds no KLD of Q6_K, Q4_K_M." in card and "| KLD" not in card and "nats" not in card
+    assert "This release holds no KLD of Q6_K, Q4_K_M." in card and "| KLD" not in card
+    assert card.count("nats") == 1 and "in transformers (fp32): KL divergence less than 0.0001 nats per token" in card
     given = check_front_matter(tmp_path / "r/README.md", "standard").keys()
     assert not {"base_model", "quantized_by"} & given
     # What its owner must do is no business of the reader: check_release.py prints it.
@@ -205,6 +207,15 @@ def test_commands_hold_the_thought_and_all_of_the_protocol_s_sampling(release):
     assert text.count(f"{sampling} --samplers '{order}' --min-p 0.05 --repeat-penalty 1\n") == 2
     for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL):
         assert all(shlex.split(line) for line in block.splitlines())
+    checkpoint = run_checkpoint_section(with_others)
+    assert "top_p=0.95, top_k=64, min_p=0.05, repetition_penalty=1)" in checkpoint
+    assert "top_p=0.95, top_k=64)" in run_checkpoint_section(of_26b)
+
+
+def test_what_a_generation_config_sets_is_known_of_a_checkpoint(pruned_demo, tmp_path):
+    folder = Path(shutil.copytree(pruned_demo / "checkpoint", tmp_path / "checkpoint"))
+    (folder / "generation_config.json").write_text('{"repetition_penalty": 1.3, "top_k": 20}')
+    assert checkpoint_facts(folder, EXPERTS).samplers == ("repeat_penalty",)
 
 
 def test_the_owner_is_in_every_command_and_link(pruned_demo, tmp_path):
