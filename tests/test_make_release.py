@@ -109,6 +109,17 @@ def test_every_release_folder_is_checked_and_an_evaluation_can_be_left_out(copie
     assert done.returncode != 0 and "LICENSE: expected" in done.stderr
 
 
+def test_findings_join_a_release_that_is_there(copied):
+    assert scripts_in(make("findings", *copied)) == {"measure_findings", "build_report"}
+    assert {"build_release", "build_report"} == scripts_in(make("release", *copied))
+    folders = sorted(path.parent for path in build_of(copied).rglob("release/*/README.md"))
+    cards = [(folder / "README.md").read_text() for folder in folders]
+    assert len(cards) == 3 and all("findings.json" in card and "bf16" in card for card in cards)
+    checked = make("check-release", *copied)
+    assert checked.returncode == 0 and "findings" in checked.stdout, checked.stdout + checked.stderr
+    assert not scripts_in(make("-n", "release", *copied))
+
+
 def published(build: Path) -> dict[str, bytes]:
     """What lies in the release folders of a build; the lists of sources beside them name paths, and stay here."""
     files = [path for path in (build / "tiny/12e/release").glob("*/**/*") if path.is_file()]
