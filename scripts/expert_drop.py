@@ -29,7 +29,7 @@ from checkpoints.moe_families import expert_tensors, family_of, pruned_config, s
 from checkpoints.small_files import left_out_words
 from choice.drop_map import check_digests, read_drop_map
 from choice.drop_metadata import METADATA_NAME, check_full
-from files.input_errors import sha256_file
+from files.input_errors import InputError, sha256_file
 from files.option_types import command_parser, named_path, positive
 from files.safe_files import check_apart, check_replaceable, gib, run
 from ggufs.gguf_drop import (
@@ -42,6 +42,7 @@ from ggufs.gguf_drop import (
     verify_gguf,
     verify_imatrix,
 )
+from ggufs.gguf_header import read_header
 
 IF_MEANT = "use it with --force if you mean it"
 
@@ -75,6 +76,12 @@ def drop_in_checkpoint(args: argparse.Namespace) -> None:
     print(f"{args.output}: {what}, {gib(total)} GiB in {shards} shard{'s' if shards > 1 else ''}{left}")
 
 
+def check_no_other_file(output: Path) -> None:
+    """Raise InputError where something else than an earlier imatrix lies in the place of one."""
+    if output.exists() and read_header(output).value("general.type") != "imatrix":
+        raise InputError(output, "nothing, or an earlier imatrix", "another file", "choose another name")
+
+
 def drop_in_file(args: argparse.Namespace) -> None:
     """Drop experts inside a GGUF file and its imatrix, or with --verify check that it was done.
 
@@ -86,6 +93,8 @@ def drop_in_file(args: argparse.Namespace) -> None:
     imatrix = read_imatrix_header(args.imatrix, model.shape) if args.imatrix else None
     inputs = [args.drop_map, *(header.path for header in model.headers), *([args.imatrix] if imatrix else [])]
     check_apart(inputs, [*outputs, metadata_beside(outputs[0])] + ([args.imatrix_output] if imatrix else []))
+    if args.imatrix_output and not args.verify:
+        check_no_other_file(args.imatrix_output)
     if imatrix and not args.force:
         digests = {"imatrix_sha256": sha256_file(args.imatrix)}
         check_digests(args.drop_map, drop_map, args.imatrix, digests, IF_MEANT)

@@ -23,6 +23,7 @@ from files.fetched_files import FetchedRecord, check_online, dataset_url
 from files.input_errors import InputError, reason_of
 from files.option_types import command_parser, named_path
 from files.safe_files import partial_directory, remove, run, write_whole
+from files.silence import in_a_library
 from files.written_records import as_lines, write_record
 from scoring.eval_tasks import EvalTask, task_of
 
@@ -58,7 +59,9 @@ def fetch_punkt() -> None:
     """Fetch the data by which nltk counts sentences; raise InputError when that fails."""
     import nltk
 
-    if not nltk.download("punkt_tab", download_dir=f"{sys.prefix}/nltk_data", quiet=True):
+    with in_a_library("nltk", "its data punkt_tab from the network"):  # it prints lines of its own, also when quiet
+        done = nltk.download("punkt_tab", download_dir=f"{sys.prefix}/nltk_data", quiet=True)
+    if not done:
         raise InputError("nltk", "its data punkt_tab from the network", "none")
 
 

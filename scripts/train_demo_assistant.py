@@ -25,6 +25,7 @@ from demo.demo_corpus import load_facts, split_questions
 from demo.demo_model import LOGIT_CAP
 from demo.sorted_experts import prepare_training
 from demo.training_examples import Example, Examples, collate
+from files.input_errors import InputError
 from files.option_types import command_parser, named_path, positive
 from files.safe_files import run
 
@@ -72,6 +73,8 @@ def train_assistant(
     recent: list[list[float]] = []
     for step in range(steps):
         loss, shares = draft_losses(assistant, target, [examples.draw() for _ in range(BATCH_EXAMPLES)])
+        if not torch.isfinite(loss):
+            raise InputError("the target", "a model of which a draft model learns", f"a loss of {loss.item()}")
         loss.backward()
         torch.nn.utils.clip_grad_norm_(assistant.parameters(), 1.0)
         optimizer.param_groups[0]["lr"] = rate_at(step, steps)

@@ -19,6 +19,7 @@ from files.input_errors import InputError
 
 import jinja2.sandbox
 import pytest
+import safetensors.torch
 import torch
 import transformers
 
@@ -94,6 +95,16 @@ def test_an_assistant_is_trained_on_a_whole_model(tmp_path, refusal, capfd, old,
     arguments = ["--facts", DEMO / "facts.json", "--target", model, "--output", tmp_path / "out", "--steps", 1]
     refusal(train_demo_assistant.main, arguments, model, words)
     assert not (tmp_path / "out").exists() and "x_proj" not in capfd.readouterr().err
+
+
+def test_an_assistant_learns_nothing_of_a_broken_model(tmp_path, refusal):
+    model = Path(shutil.copytree(DEMO / "model", tmp_path / "model"))
+    tensors = safetensors.torch.load_file(model / "model.safetensors")
+    tensors["model.norm.weight"][0] = float("nan")
+    safetensors.torch.save_file(tensors, model / "model.safetensors", {"format": "pt"})
+    arguments = ["--facts", DEMO / "facts.json", "--target", model, "--output", tmp_path / "out", "--steps", 1]
+    refusal(train_demo_assistant.main, arguments, "the target", "of which a draft model learns", "a loss of nan")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("sign", ["\\u001b", "\\u0007", "\\r", "\\u202e", "\\u2028"])

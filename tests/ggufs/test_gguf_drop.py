@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 
 import convert_to_gguf
+import expert_drop
 import quantize_gguf
 from calls import call
 from chats.questions import load_questions
@@ -96,6 +97,16 @@ def test_the_imatrix_keeps_sums_and_counts_of_the_kept_experts(built, tmp_path):
         else:
             np.testing.assert_array_equal(cut[name], values)
     assert sliced == 2 * 2 * DEMO_LAYERS
+    drop(built / "F16.gguf", built / "map.json", tmp_path / "out.gguf", *flags)  # an earlier one gives way
+
+
+def test_the_imatrix_writes_over_no_other_file(built, tmp_path, refusal):
+    other = tmp_path / "notes.gguf"
+    other.write_bytes((built / "F16.gguf").read_bytes())
+    arguments = ["--source", built / "F16.gguf", "--drop-map", built / "map.json", "--output", tmp_path / "out.gguf"]
+    more = ["--imatrix", built / "imatrix.gguf", "--imatrix-output", other]
+    refusal(expert_drop.main, [*arguments, *more], other, "expected nothing, or an earlier imatrix, found another file")
+    assert not (tmp_path / "out.gguf").exists() and other.read_bytes() == (built / "F16.gguf").read_bytes()
 
 
 def test_a_split_file_is_read_and_written(built, tools, tmp_path):
