@@ -16,6 +16,7 @@ ABSENT = None  # transformers' own value is the one that llama.cpp takes
 SILU = ("silu", ABSENT)
 PLAIN = (1, ABSENT)  # no factor
 NUMBER = ("a number above 0",)
+NUMBER_OR_OWN = (*NUMBER, ABSENT)
 LEAST = 1e-6  # of a number: in a header smaller ones may be 0
 # What transformers' own classes say of themselves. A config can say otherwise, and then its other values mean something
 # else to transformers alone: that the experts of a token, say, stand under another name.
@@ -38,6 +39,7 @@ TAKEN_FOR_GRANTED: dict[str, dict[str, tuple]] = {
         "hidden_activation": ("gelu_pytorch_tanh", "gelu", ABSENT),  # the two differ by less than the rounding
         "use_bidirectional_attention": ("vision", False, ABSENT),  # of pictures alone
         "enable_moe_block": (True,),
+        "sliding_window": NUMBER_OR_OWN,
         "final_logit_softcapping": NUMBER,  # without one it takes its own
         "rope_parameters.full_attention.rope_theta": NUMBER,  # else transformers looks elsewhere
         "rope_parameters.sliding_attention.rope_theta": NUMBER,
@@ -74,6 +76,6 @@ def check_computed_alike(directory: Path, family: Family, config: dict) -> None:
     for place, values in TAKEN_FOR_GRANTED[family.name].items():
         found = value_at(text_config(config), place)
         is_number = isinstance(found, int | float) and not isinstance(found, bool) and found >= LEAST
-        if not (is_number if values == NUMBER else found in values):
+        if not (is_number if NUMBER[0] in values and found is not ABSENT else found in values):
             expected = f"{place} {shown(values[0])}, as llama.cpp computes {family.name}"
             raise InputError(directory / "config.json", expected, shown(found))

@@ -35,6 +35,8 @@ def test_every_family_has_its_entries(demo_model):
         (GEMMA4, "final_logit_softcapping", None),
         (GEMMA4, "final_logit_softcapping", True),
         (GEMMA4, "final_logit_softcapping", 0.0),
+        (GEMMA4, "final_logit_softcapping", "a number above 0"),
+        (GEMMA4, "sliding_window", 0),
         (GEMMA4, "rope_parameters.sliding_attention.rope_theta", None),
         (GEMMA4, "rope_parameters.full_attention.factor", 8.0),
         (GEMMA4, "rope_parameters.sliding_attention.rope_type", "linear"),
