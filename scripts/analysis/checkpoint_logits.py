@@ -1,4 +1,4 @@
-"""The logits that transformers computes from a checkpoint, in fp32 and on the CPU, for a short text."""
+"""The logits that transformers computes from a checkpoint on the CPU, for a short text."""
 
 from pathlib import Path
 
@@ -13,15 +13,19 @@ from torch import nn
 
 
 def round_weights(part: nn.Module, dtype: torch.dtype) -> None:
-    """Round the weights that a part has to those of a dtype, and keep them in fp32."""
+    """Round the weights that a part has to those of a dtype, and leave them in their own."""
     for parameter in part.parameters():
-        if dtype != torch.float32 and not parameter.is_meta:
+        if dtype != parameter.dtype and not parameter.is_meta:
             parameter.copy_(parameter.to(dtype))
 
 
 @torch.inference_mode()
 def checkpoint_logits(
-    directory: Path, tensors: dict[str, TensorRange], dtype: torch.dtype, ids: list[int]
+    directory: Path,
+    tensors: dict[str, TensorRange],
+    ids: list[int],
+    dtype: torch.dtype,
+    computed_in: torch.dtype = torch.float32,
 ) -> np.ndarray:
     """Return the logits after each of `ids`, fp32 [tokens, vocabulary].
 
@@ -30,13 +34,13 @@ def checkpoint_logits(
     whose layers need more than the one before, the whole model.
     """
     text = torch.tensor([ids])
-    model = build_empty(directory, torch.float32, "eager")
+    model = build_empty(directory, computed_in, "eager")
     try:
         stream = LayerStream(directory, tensors, model, torch.device("cpu"))
     except InputError:
-        whole = load_resident(directory, torch.float32, "eager", None)
+        whole = load_resident(directory, computed_in, "eager", None)
         round_weights(whole, dtype)
-        return whole(input_ids=text, use_cache=False).logits[0].numpy()
+        return whole(input_ids=text, use_cache=False).logits[0].float().numpy()
     stream.load_embedding()
     round_weights(model, dtype)
     hidden = stream.embed(text, None)
@@ -49,4 +53,4 @@ def checkpoint_logits(
         stream.free_layer(layer)
     stream.load_head()
     round_weights(model, dtype)
-    return stream.logits(text, hidden)[0].numpy()
+    return stream.logits(text, hidden)[0].float().numpy()

@@ -22,6 +22,9 @@ from losses.gguf_logits import GgufLogits
 from losses.kld_statistics import kl_divergence
 from quants.quant_record import KLD_DECIMALS, MOST_CONVERSION_KLD
 
+import numpy as np
+import torch
+
 MOST_TOKENS = 512
 
 # Of many kinds of words, so that many experts are asked.
@@ -54,6 +57,13 @@ def chat_ids(model: Path) -> list[int]:
     return token_ids(tokenizer, text, model)[:MOST_TOKENS]
 
 
+def check_finite(model: Path, logits: np.ndarray) -> None:
+    """Raise InputError where transformers computes no number from a checkpoint in the dtype that it is loaded in."""
+    if (broken := int((~np.isfinite(logits)).any(axis=1).sum())) > 0:
+        expected = "finite logits in float16, its own dtype"
+        raise InputError(model, expected, f"others after {broken} of {len(logits)} tokens", "store it in bfloat16")
+
+
 def conversion_loss(
     model: Path, config: dict, tensors: dict[str, TensorRange], gguf: Path, tools: LlamaCpp, named: Path
 ) -> dict[str, Any]:
@@ -62,8 +72,10 @@ def conversion_loss(
     config, tensors: of the checkpoint; gguf: its conversion; named: that file, in messages. Raises InputError where the
     mean is above MOST_CONVERSION_KLD: two models then.
     """
-    ids = chat_ids(model)
-    wanted = checkpoint_logits(model, tensors, stored_dtype(model, config, tensors), ids)
+    ids, dtype = chat_ids(model), stored_dtype(model, config, tensors)
+    if dtype == torch.float16:  # whose largest number is 65,504, and a model can need more on its way
+        check_finite(model, checkpoint_logits(model, tensors, ids, dtype, computed_in=dtype))
+    wanted = checkpoint_logits(model, tensors, ids, dtype)
     with GgufLogits(gguf, tools, context=len(ids), threads=len(os.sched_getaffinity(0))) as converted:
         found = converted.logits(ids)
     if wanted.shape != found.shape:

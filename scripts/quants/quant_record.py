@@ -18,8 +18,8 @@ from files.seals import hold
 from pydantic import Field, model_validator
 
 BITS_ROUNDING = 0.000501  # of three decimals, and of the float that holds them
-# Of a conversion, in nats per token. The rounding to F16 costs some 1e-5, a good quant of 5 bits some hundredths.
-MOST_CONVERSION_KLD = 0.05
+# Of a conversion, in nats per token. The rounding to F16 costs some 1e-5, a quant of 8 bits some thousandths.
+MOST_CONVERSION_KLD = 0.01
 KLD_DECIMALS = 4  # further ones come from the order of sums, which another processor may change
 COPIED = ("F16", "BF16", "F32")  # no tool makes these: they are links to their source
 ONE_BUILD = "give every host the same LLAMA_CPP, and build the file again with REPLACE=quants"

@@ -78,9 +78,10 @@ def test_logits_of_one_layer_at_a_time_are_those_of_the_whole_model(family, tiny
     ids = torch.randint(5, 200, (1, 20))
     with torch.inference_mode():
         expected = load_resident(model, torch.float32, "eager", None)(input_ids=ids).logits[0]
-    found = checkpoint_logits(model, read_checkpoint(model), torch.float32, ids[0].tolist())
+    found = checkpoint_logits(model, read_checkpoint(model), ids[0].tolist(), torch.float32)
     assert expected.std() > 0.1 and np.array_equal(found, expected.numpy())
-    assert not np.array_equal(checkpoint_logits(model, read_checkpoint(model), torch.float16, [5, 6]), found[:2])
+    rounded = checkpoint_logits(model, read_checkpoint(model), ids[0].tolist(), torch.float16)
+    assert not np.array_equal(rounded, found) and np.abs(rounded - found).max() < 0.1
 
 
 def test_fp32_bits_depend_neither_on_place_nor_on_threads():
