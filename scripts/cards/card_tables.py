@@ -60,7 +60,8 @@ def quality_word(record: dict, entry: dict | None) -> str:
     """Return a file's quality in a word, by its measured loss, or with "by size" where there is none."""
     if (kld := quantisation_kld(entry)) is not None:
         return next((word for word, most in WORDS_BY_KLD if kld <= most), LEAST_WORD)
-    bits = record["bits_per_weight"]
+    # The zeros of a padded file count as bytes and not as weights, so its bits per weight say too much.
+    bits = record["bits_per_weight"] * min((now / then for now, then in record.get("padded", {}).values()), default=1)
     return f"{next((word for word, least in WORDS_BY_BITS if bits >= least), LEAST_WORD)} (by size)"
 
 

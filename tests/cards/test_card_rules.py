@@ -81,6 +81,8 @@ def test_a_word_of_quality_for_every_file_by_hand():
     by_loss = [(0.0, "exact"), (0.001, "near-lossless"), (0.009, "very high"), (0.05, "good"), (9.0, "very low")]
     assert [quality_word(record, entry(kld)) for kld, _ in by_loss] == [word for _, word in by_loss]
     by_bits = [(16.01, "exact"), (8.5, "near-lossless"), (5.5, "high"), (4.8, "good"), (3.9, "fair"), (2.1, "very low")]
+    padded = {"bits_per_weight": 17.6, "padded": {"dense": [1408, 1536], "down": [32, 256]}}
+    assert quality_word(padded, None) == "very low (by size)"  # 2.2 bits for each weight that is not a zero
     words = [quality_word({"bits_per_weight": bits}, None) for bits, _ in by_bits]
     assert words == [f"{word} (by size)" for _, word in by_bits]
 
