@@ -66,11 +66,11 @@ drop: $(METADATA) ## the pruned checkpoint
 	$(call closing,drop,$<)
 
 # ---- 5. convert: F16 GGUF files
-$(FULL_F16): | $(MODEL_RECORD) $(TOOLS)
+$(FULL_F16): $(call uncompared,$(FULL_F16)) | $(MODEL_RECORD) $(TOOLS)
 	$(call step,imatrix,Convert $(NAME)) $(PYTHON) scripts/convert_to_gguf.py \
 	  --model $(FULL)/checkpoint --name $(NAME) --output $@
 
-$(PRUNED_F16): $(METADATA) | $(TOOLS)
+$(PRUNED_F16): $(METADATA) $(call uncompared,$(PRUNED_F16)) | $(TOOLS)
 	$(call step,imatrix,Convert $(PRUNED_NAME)) $(PYTHON) scripts/convert_to_gguf.py \
 	  --model $(<D) --name $(PRUNED_NAME) --output $@
 

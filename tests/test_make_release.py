@@ -3,6 +3,7 @@
 One release is built for all tests of this file. A test that changes anything works on a copy of it.
 """
 
+import json
 import os
 import re
 import shutil
@@ -107,6 +108,24 @@ def test_every_release_folder_is_checked_and_an_evaluation_can_be_left_out(copie
     assert done.returncode != 0 and "settings.txt: expected OWNER as it was given before" in done.stderr, done.stderr
     done = make("release", *copied, "LICENSE=two words")
     assert done.returncode != 0 and "LICENSE: expected" in done.stderr
+
+
+def test_a_build_of_before_is_converted_once_more_and_keeps_the_rest(copied):
+    build = build_of(copied) / "tiny"
+    for gguf in (build / "full/f16/tiny-F16.gguf", build / "12e/f16/tiny-12e-F16.gguf"):
+        record = Path(f"{gguf}.json")
+        content = json.loads(record.read_text())
+        del content["against_transformers"]
+        record.write_text(json.dumps(content))
+    kept = [*build.rglob("*.gguf"), *build.rglob("eval/**/*.jsonl")]
+    before, released = {path: path.read_bytes() for path in kept}, published(build.parent)
+    done = make("release", *copied)
+    assert "convert_to_gguf" in scripts_in(done) and done.stdout.count("built already") >= 3, done.stdout
+    assert "teacher_force_analysis" not in scripts_in_text(done.stdout)
+    assert before == {path: path.read_bytes() for path in kept} and released == published(build.parent)
+    assert not scripts_in(make("-n", "release", *copied))
+    checked = make("check-release", *copied)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
 def test_findings_join_a_release_that_is_there(copied):

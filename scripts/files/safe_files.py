@@ -42,6 +42,7 @@ SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")  # numpy's words for 
 HOST_DIGITS = 8  # of the digest of a host's name
 LINK_LOOP = "Symlink loop"  # how Path.resolve begins its error, before Python 3.13
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports Ctrl-C
+NO_MEMORY = re.compile("can't allocate memory|not enough memory|out of memory")  # torch's words, of a GPU the last
 NO_THREAD = "can't start new thread"  # Python's words for a user's limit of processes; it gives no errno
 DEFECTS = (errno.EBADF, errno.EFAULT)  # no disk and no machine causes them: a defect of ours keeps its traceback
 # Of a file on a network file system, or of a download.
@@ -95,6 +96,8 @@ def run(main: Callable[[], None]) -> None:
     except MemoryError:  # as of `ulimit -v`, or of a machine without overcommitment
         sys.exit(f"error{rank}: memory: expected enough of it, found none left")
     except RuntimeError as error:
+        if NO_MEMORY.search(str(error)):
+            sys.exit(f"error{rank}: memory: expected enough of it, found none left")
         if str(error).startswith(NO_THREAD):
             sys.exit(f"error{rank}: processes: expected one more, found as many as this user may have")
         if not str(error).startswith(LINK_LOOP):

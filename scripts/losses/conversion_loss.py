@@ -57,7 +57,7 @@ def chat_ids(model: Path) -> list[int]:
     return token_ids(tokenizer, text, model)[:MOST_TOKENS]
 
 
-def check_finite(model: Path, logits: np.ndarray) -> None:
+def check_finite_logits(model: Path, logits: np.ndarray) -> None:
     """Raise InputError where transformers computes no number from a checkpoint in the dtype that it is loaded in."""
     if (broken := int((~np.isfinite(logits)).any(axis=1).sum())) > 0:
         expected = "finite logits in float16, its own dtype"
@@ -74,7 +74,7 @@ def conversion_loss(
     """
     ids, dtype = chat_ids(model), stored_dtype(model, config, tensors)
     if dtype == torch.float16:  # whose largest number is 65,504, and a model can need more on its way
-        check_finite(model, checkpoint_logits(model, tensors, ids, dtype, computed_in=dtype))
+        check_finite_logits(model, checkpoint_logits(model, tensors, ids, dtype, computed_in=dtype))
     wanted = checkpoint_logits(model, tensors, ids, dtype)
     with GgufLogits(gguf, tools, context=len(ids), threads=len(os.sched_getaffinity(0))) as converted:
         found = converted.logits(ids)

@@ -39,6 +39,7 @@ from stages.turns import sign_of
 
 import numpy as np
 import pytest
+import torch
 
 COMMAND = [sys.executable, str(REPO / "scripts/generate_drop_map.py")]
 ODD_NAMES = ["-x", "line\nend", "mäß-漢字 a'b\"c $(touch owned)`;& %s{0}\\n"]
@@ -169,6 +170,14 @@ def test_no_thread_more_is_one_line():
         raise RuntimeError("can't start new thread")
 
     with pytest.raises(SystemExit, match="processes: expected one more, found as many as this user may have"):
+        safe_files.run(failing)
+
+
+def test_no_memory_for_torch_is_one_line():
+    def failing() -> None:
+        torch.empty(1 << 60, dtype=torch.uint8)
+
+    with pytest.raises(SystemExit, match="memory: expected enough of it, found none left"):
         safe_files.run(failing)
 
 
