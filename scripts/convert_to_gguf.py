@@ -18,7 +18,6 @@ whose record names the same checkpoint, name, type and tools is left as it is.
 import argparse
 import math
 import os
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -54,8 +53,7 @@ import transformers
 
 BYTES_PER_WEIGHT = {"f16": 2, "bf16": 2, "f32": 4}
 OUTTYPES = [*BYTES_PER_WEIGHT, "q8_0"]
-COMPARED = "against_transformers"  # in a record: None where it could not be compared
-OTHER_LIBRARY = "llama.cpp's library is of another version than the bindings, or there is none"
+COMPARED = "against_transformers"  # in a record; older ones have none
 READ_AS_JSON = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
 
 
@@ -109,11 +107,8 @@ def convert(
     header, layers = read_header(partial), text_config(config)["num_hidden_layers"]
     check_converted(args.output, header, layers, family, shape, list(tensors))
     check_vocabulary(args.model, header)
-    loss = None
-    if check_loads(partial, llama_cpp, args.output):
-        loss = conversion_loss(args.model, config, tensors, partial, llama_cpp, args.output)
-    else:
-        print(f"{args.output}: not compared with transformers, so for no release: {OTHER_LIBRARY}", file=sys.stderr)
+    library = check_loads(partial, llama_cpp, args.output)
+    loss = conversion_loss(args.model, config, tensors, partial, llama_cpp, args.output, library)
     size, weights = partial.stat().st_size, sum(math.prod(tensor.dims) for tensor in header.tensors)
     sizes = {"bytes": size, "parameters": weights, "bits_per_weight": round(8 * size / weights, 3)}
     return {"sha256": sha256, **sizes, COMPARED: loss}

@@ -39,7 +39,6 @@ OTHER_FETCHED = "fetch it again (REPLACE=model), and make all of the build by it
 OF_A_CHOICE = ("analysis", "bootstrap", "domains", "held_out_question_ids", "protect_top", "reconstruction")
 ANALYSE = "run `make analyze REPLACE=statistics`"
 F16, CONVERT = "f16", "convert it again with --outtype f16"
-COMPARING = "the tools that `make setup` builds, and then `make release`"
 Breaks = list[InputError]
 
 
@@ -244,7 +243,7 @@ def f16_type_breaks(lineage: Lineage) -> Breaks:
         record = read_record(place, ConversionRecord)
         found += breaks_of(place, [("the type", F16, record["outtype"])], CONVERT)
         if not record.get("against_transformers"):
-            again = f"remove it and its file, and run `make {place.with_suffix('')}` with {COMPARING}"
+            again = f"remove it, and run `make {place.with_suffix('')}` and then `make release`"
             found.append(InputError(place, "a conversion that was compared with transformers", "another", again))
     return found
 

@@ -6,7 +6,9 @@ obeys, a weight that only one of them reads, numbers that F16 cannot hold. Such 
 measured, on one chat that is the same for every model.
 """
 
+import math
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +19,21 @@ from chats.chat_tokenizer import load_tokenizer
 from chats.questions import Question
 from checkpoints.checkpoint import TensorRange
 from files.input_errors import InputError
+from llama.llama_server import LlamaServer, server_command
 from llama.llama_tools import LlamaCpp
+from llama.serve_check import SERVER_FLAGS
 from losses.gguf_logits import GgufLogits
 from losses.kld_statistics import kl_divergence
 from quants.quant_record import KLD_DECIMALS, MOST_CONVERSION_KLD
 
 import numpy as np
 import torch
+from scipy.special import log_softmax
 
 MOST_TOKENS = 512
+SERVED_STEP, LISTED = 8, 1000  # of llama-server: every eighth token is asked for, with so many of the likeliest
+LEAST_REST = 1e-12  # of a probability
+EXACT = ["-fa", "off", "-ctk", "f32", "-ctv", "f32"]
 
 # Of many kinds of words, so that many experts are asked.
 CHAT = Question(
@@ -64,28 +72,71 @@ def check_finite_logits(model: Path, logits: np.ndarray) -> None:
         raise InputError(model, expected, f"others after {broken} of {len(logits)} tokens", "store it in bfloat16")
 
 
-def conversion_loss(
-    model: Path, config: dict, tensors: dict[str, TensorRange], gguf: Path, tools: LlamaCpp, named: Path
-) -> dict[str, Any]:
-    """Return `tokens`, and over them the mean of KL(transformers || llama.cpp) in nats, `kld`.
+def divergence_of_library(wanted: np.ndarray, ids: list[int], gguf: Path, tools: LlamaCpp, named: Path) -> np.ndarray:
+    """Return KL(transformers || llama.cpp) after each of `ids` in nats, by libllama.
 
-    config, tensors: of the checkpoint; gguf: its conversion; named: that file, in messages. Raises InputError where the
-    mean is above MOST_CONVERSION_KLD: two models then.
+    wanted: logits of transformers [tokens, vocabulary]; named: the file, in messages.
+    """
+    with GgufLogits(gguf, tools, context=len(ids), threads=len(os.sched_getaffinity(0))) as converted:
+        found = converted.logits(ids)
+    if wanted.shape != found.shape:
+        raise InputError(named, f"{wanted.shape[1]} logits per token, as transformers has", str(found.shape[1]))
+    return kl_divergence(wanted, found)
+
+
+def divergence_of_server(wanted: np.ndarray, ids: list[int], gguf: Path, tools: LlamaCpp) -> np.ndarray:
+    """Return it after every SERVED_STEP-th of `ids`, by llama-server, where the bindings do not know the library.
+
+    An answer lists the likeliest tokens. The others count as one: that is never more than the whole divergence. Where
+    the likeliest is a part of a letter, there is no list.
+    """
+    places = range(SERVED_STEP - 1, len(ids), SERVED_STEP)
+    flags = [*SERVER_FLAGS, "-c", str(len(ids) + SERVED_STEP), "--swa-full", *EXACT]
+    command = server_command(tools.tool("llama-server"), gguf, "check", 0, flags)
+    with tempfile.TemporaryDirectory() as folder, LlamaServer(command, gguf, Path(folder) / "server.log") as server:
+        listed = {place: likeliest(server, ids[: place + 1]) for place in places}
+    ours = {place: log_softmax(wanted[place].astype(np.float64)) for place, found in listed.items() if found}
+    return np.array([divergence_of_listed(ours[place], listed[place]) for place in ours])
+
+
+def likeliest(server: LlamaServer, ids: list[int]) -> dict[int, float]:
+    """Return the log-probabilities of the LISTED likeliest tokens after `ids`, by token; {} where it lists none."""
+    body = {"prompt": ids, "n_predict": 1, "n_probs": LISTED, "temperature": 0}
+    answered = server.request("/completion", body).get("completion_probabilities") or [{"top_logprobs": []}]
+    listed = answered[0]["top_logprobs"]
+    return {one["id"]: one["logprob"] if isinstance(one["logprob"], int | float) else math.nan for one in listed}
+
+
+def divergence_of_listed(ours: np.ndarray, theirs: dict[int, float]) -> float:
+    """Return KL(ours || theirs) of the listed tokens, with all others as one; ours: log-probabilities [vocabulary]."""
+    tokens, listed = [*theirs], np.array([*theirs.values()])
+    mine = np.exp(ours[tokens])
+    rest, other = (max(1 - float(values.sum()), LEAST_REST) for values in (mine, np.exp(listed)))
+    return float((mine * (ours[tokens] - listed)).sum()) + rest * math.log(rest / other)
+
+
+def conversion_loss(
+    model: Path, config: dict, tensors: dict[str, TensorRange], gguf: Path, tools: LlamaCpp, named: Path, library: bool
+) -> dict[str, Any]:
+    """Return the `tokens` that were compared, and over them the mean of KL(transformers || llama.cpp) in nats, `kld`.
+
+    config, tensors: of the checkpoint; gguf: its conversion; named: that file, in messages; library: whether the
+    bindings know the tools' libllama. Raises InputError where the mean is above MOST_CONVERSION_KLD: two models then.
     """
     ids, dtype = chat_ids(model), stored_dtype(model, config, tensors)
     if dtype == torch.float16:  # whose largest number is 65,504, and a model can need more on its way
         check_finite_logits(model, checkpoint_logits(model, tensors, ids, dtype, computed_in=dtype))
     wanted = checkpoint_logits(model, tensors, ids, dtype)
-    with GgufLogits(gguf, tools, context=len(ids), threads=len(os.sched_getaffinity(0))) as converted:
-        found = converted.logits(ids)
-    if wanted.shape != found.shape:
-        raise InputError(named, f"{wanted.shape[1]} logits per token, as transformers has", str(found.shape[1]))
-    mean = float(kl_divergence(wanted, found).mean())
+    if library:
+        divergence = divergence_of_library(wanted, ids, gguf, tools, named)
+    else:
+        divergence = divergence_of_server(wanted, ids, gguf, tools)
+    mean = float(divergence.mean())
     if not mean <= MOST_CONVERSION_KLD:
         raise InputError(
             named,
             f"what transformers computes from {model}, with a KL divergence of at most {MOST_CONVERSION_KLD} nats",
-            f"{mean:.3f} over {len(ids)} tokens",
+            f"{mean:.3f} over {len(divergence)} tokens",
             "something in the checkpoint means another thing to llama.cpp, or F16 cannot hold its numbers",
         )
-    return {"tokens": len(ids), "kld": round(mean, KLD_DECIMALS)}
+    return {"tokens": len(divergence), "kld": round(max(mean, 0.0), KLD_DECIMALS)}

@@ -87,8 +87,7 @@ class ConversionLoss(Fields):
 class ConversionRecord(FileRecord):
     """A converted checkpoint; source_sha256: over the sha256 of every file of it that a converter may read.
 
-    weights_sha256: as expert_drop_metadata.json has it of the full model. against_transformers: None where the bindings
-    did not know the tools' library. Older records have none of the last four.
+    weights_sha256: as expert_drop_metadata.json has it of the full model. Older records have none of the last four.
     """
 
     what: ClassVar[str] = "a record of convert_to_gguf.py"

@@ -9,13 +9,15 @@ from calls import call
 from checkpoints.checkpoint import read_checkpoint, read_config
 from files.input_errors import InputError
 from files.json_records import read_json
-from losses.conversion_loss import MOST_TOKENS, chat_ids, conversion_loss
+from losses.conversion_loss import MOST_TOKENS, chat_ids, conversion_loss, divergence_of_listed
 from makers.shared_ggufs import demo_ggufs, tiny_ggufs
 from makers.tiny_models import build_family_model
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from scipy.special import log_softmax
 
 REFUSED = "with a KL divergence of at most 0.01 nats"
 
@@ -96,12 +98,26 @@ def test_a_file_of_another_model_is_refused(demo_model, tiny_text_model, tools, 
     other = tiny_ggufs(tmp_path_factory, tiny_text_model) / "F16.gguf"
     tensors, config = read_checkpoint(demo_model), read_config(demo_model)
     with pytest.raises(InputError, match=rf"named: expected what transformers computes from .* {REFUSED}, found \d"):
-        conversion_loss(demo_model, config, tensors, other, tools, Path("named"))
+        conversion_loss(demo_model, config, tensors, other, tools, Path("named"), library=True)
 
 
-def test_without_the_bindings_nothing_is_compared_and_that_is_said(demo_model, tmp_path, monkeypatch, capsys):
+def test_without_the_bindings_the_server_is_asked(demo_model, changed, tmp_path, monkeypatch, refusal):
     monkeypatch.setattr("llama.serve_check.check_library_loads", lambda *_: False)
-    assert convert(demo_model, tmp_path / "x.gguf")["against_transformers"] is None
-    assert "not compared with transformers, so for no release" in capsys.readouterr().err
-    monkeypatch.undo()
-    assert convert(demo_model, tmp_path / "x.gguf")["against_transformers"]["kld"] < 0.001  # converted once more
+    loss = convert(demo_model, tmp_path / "x.gguf")["against_transformers"]
+    assert 50 < loss["tokens"] <= len(chat_ids(demo_model)) // 8 and loss["kld"] < 0.001
+
+    def shrink(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["model.layers.1.experts.down_proj"] *= 2.0**-40
+        tensors["model.layers.1.router.per_expert_scale"] *= 2.0**40
+
+    refusal(convert_to_gguf.main, ["--model", changed(shrink), "--name", "y", "--output", tmp_path / "y.gguf"], REFUSED)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.9, 1e-13])
+def test_the_divergence_of_listed_tokens_is_at_most_the_whole_one(share):
+    generator = np.random.default_rng(0)
+    ours, theirs = (log_softmax(generator.normal(0, 2, 50)) for _ in range(2))
+    whole = float((np.exp(ours) * (ours - theirs)).sum())
+    listed = {int(token): float(theirs[token]) for token in np.argsort(-theirs)[: max(1, int(50 * share))]}
+    found = divergence_of_listed(ours, listed)
+    assert 0 < found <= whole + 1e-12 and (share < 1 or found == pytest.approx(whole))
