@@ -44,7 +44,7 @@ from ggufs.vouched_keys import unvouched
 from llama.config_reading import check_config_read_alike
 from llama.llama_tools import LlamaCpp, convert_streamed, find_llama_cpp
 from llama.serve_check import check_loads
-from losses.conversion_loss import conversion_loss
+from losses.conversion_loss import conversion_loss, reference_of
 from quants.mmproj_conversion import make_mmproj
 from quants.quant_record import ConversionRecord, is_made_of, record_path
 
@@ -102,13 +102,14 @@ def convert(
     tensors: dict[str, TensorRange],
 ) -> dict:
     """Convert, check, load and compare; partial: the output, as yet under another name; return what its record says."""
+    reference = reference_of(args.model, config, tensors)
     sha256 = convert_streamed(llama_cpp, args.model, args.name, partial, args.outtype)
     # Under its final name a later step would take the file for a good one.
     header, layers = read_header(partial), text_config(config)["num_hidden_layers"]
     check_converted(args.output, header, layers, family, shape, list(tensors))
     check_vocabulary(args.model, header)
     library = check_loads(partial, llama_cpp, args.output)
-    loss = conversion_loss(args.model, config, tensors, partial, llama_cpp, args.output, library)
+    loss = conversion_loss(reference, partial, llama_cpp, args.output, library)
     size, weights = partial.stat().st_size, sum(math.prod(tensor.dims) for tensor in header.tensors)
     sizes = {"bytes": size, "parameters": weights, "bits_per_weight": round(8 * size / weights, 3)}
     return {"sha256": sha256, **sizes, COMPARED: loss}

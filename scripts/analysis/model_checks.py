@@ -16,7 +16,9 @@ from transformers import PreTrainedConfig
 RUN_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def stored_dtype(directory: Path, config: dict, tensors: dict[str, TensorRange]) -> torch.dtype:
+def stored_dtype(
+    directory: Path, config: dict, tensors: dict[str, TensorRange], advice: str = "choose one of them with --dtype"
+) -> torch.dtype:
     """Return the dtype a checkpoint is meant to run in: its config's, else that of its largest tensor.
 
     Raises InputError when that is not one of RUN_DTYPES.
@@ -31,10 +33,7 @@ def stored_dtype(directory: Path, config: dict, tensors: dict[str, TensorRange])
         name = str(TORCH_DTYPES[largest.dtype]).removeprefix("torch.")
     if not isinstance(name, str) or name not in RUN_DTYPES:
         raise InputError(
-            directory / "config.json",
-            f"a checkpoint in {', '.join(RUN_DTYPES)}",
-            f"dtype {shown(name)}",
-            "choose one of them with --dtype",
+            directory / "config.json", f"a checkpoint in {', '.join(RUN_DTYPES)}", f"dtype {shown(name)}", advice
         )
     return RUN_DTYPES[name]
 

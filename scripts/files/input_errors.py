@@ -100,6 +100,10 @@ class InputError(Exception):
         line = f"{place}: expected {expected}, found {found}"
         super().__init__(in_one_line(f"{line}; {advice}" if advice else line))
 
+    def of(self, path: object) -> "InputError":
+        """Return the same error of another path, such as that of an output whose file still has a temporary name."""
+        return type(self)(path, *self._parts[1:])
+
     def __reduce__(self) -> tuple[type, tuple]:
         return type(self), self._parts  # for another process: Python would give the line alone
 

@@ -114,13 +114,15 @@ def as_read(config: dict) -> dict:
 def check_config_read_alike(directory: Path, config: dict, find_tools: Callable[[], LlamaCpp | None]) -> None:
     """Raise InputError where the converter writes another header by a config than by what transformers reads of it.
 
-    So it does where the converter cannot read either. find_tools: asked for where the two differ, which is seldom;
-    without tools nothing is looked at.
+    find_tools: asked for where the two differ, which is seldom; without tools nothing is looked at.
     """
     if (known := as_read(config)) == config or (tools := find_tools()) is None:
         return
     with tempfile.TemporaryDirectory() as folder:
-        values = header_values(directory, config, tools, Path(folder) / "all")
+        try:
+            values = header_values(directory, config, tools, Path(folder) / "all")
+        except InputError:  # it cannot be converted, which is told where it is; some only drop
+            return
         without = header_values(directory, known, tools, Path(folder) / "known")
     if differing := sorted(key for key in values.keys() | without.keys() if is_said(key, values, without)):
         names = ", ".join(shown(key) for key in unknown_keys(config, known)[:MOST_NAMED])

@@ -5,6 +5,7 @@ architecture needs, and a context plans the whole computation, but nothing is al
 process of its own, because a failed assertion of llama.cpp ends the process that it happens in.
 """
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -43,7 +44,14 @@ def count_tokens(tools: LlamaCpp, model: Path, text: bytes) -> int:
 
     Raises InputError when libllama or the model cannot be used.
     """
-    text = text.removesuffix(b"\n")
+    return len(text_tokens(tools, model, text.removesuffix(b"\n"), begin=True))
+
+
+def text_tokens(tools: LlamaCpp, model: Path, text: bytes, begin: bool = False) -> list[int]:
+    """Return the tokens of a text whose special tokens are written out; begin: with the one that texts begin with.
+
+    Raises InputError when libllama or the model cannot be used.
+    """
     api = load_bindings(tools.library_folder)
     params = api.llama_model_default_params()
     params.vocab_only = True
@@ -52,7 +60,10 @@ def count_tokens(tools: LlamaCpp, model: Path, text: bytes) -> int:
         raise InputError(model, "a GGUF model whose vocabulary llama.cpp loads", "another one")
     try:
         # With room for no token at all the call returns the number that it would have written, as a negative one.
-        return -api.llama_tokenize(api.llama_model_get_vocab(loaded), text, len(text), None, 0, True, True)
+        of_text = (api.llama_model_get_vocab(loaded), text, len(text))
+        tokens = (ctypes.c_int32 * -api.llama_tokenize(*of_text, None, 0, begin, True))()
+        api.llama_tokenize(*of_text, tokens, len(tokens), begin, True)
+        return list(tokens)
     finally:
         api.llama_model_free(loaded)
 

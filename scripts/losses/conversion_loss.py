@@ -6,9 +6,8 @@ obeys, a weight that only one of them reads, numbers that F16 cannot hold. Such 
 measured, on one chat that is the same for every model.
 """
 
-import math
-import os
-import tempfile
+from dataclasses import dataclass
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +18,18 @@ from chats.chat_tokenizer import load_tokenizer
 from chats.questions import Question
 from checkpoints.checkpoint import TensorRange
 from files.input_errors import InputError
-from llama.llama_server import LlamaServer, server_command
 from llama.llama_tools import LlamaCpp
-from llama.serve_check import SERVER_FLAGS
-from losses.gguf_logits import GgufLogits
+from losses.converted_logits import by_library, by_server
 from losses.kld_statistics import kl_divergence
 from quants.quant_record import KLD_DECIMALS, MOST_CONVERSION_KLD
 
 import numpy as np
 import torch
-from scipy.special import log_softmax
 
 MOST_TOKENS = 512
-SERVED_STEP, LISTED = 8, 1000  # of llama-server: every eighth token is asked for, with so many of the likeliest
-LEAST_REST = 1e-12  # of a probability
-EXACT = ["-fa", "off", "-ctk", "f32", "-ctv", "f32"]
+LEAST_ALIKE = 0.97  # of the tokens
+MOST_ROUNDING_KLD = 0.1  # nats per token; rounding each step to bfloat16 costs some hundredths at most
+OTHER_DTYPE = "it needs a wider one"
 
 # Of many kinds of words, so that many experts are asked.
 CHAT = Question(
@@ -58,79 +54,69 @@ CHAT = Question(
 )
 
 
-def chat_ids(model: Path) -> list[int]:
-    """Return the token ids of CHAT by a checkpoint's own tokenizer and chat template, at most MOST_TOKENS."""
+@dataclass(frozen=True)
+class Reference:
+    """A checkpoint that a conversion is held against, and CHAT as it reads it.
+
+    dtype: the one that its weights are loaded in; text: by its chat template; ids: of the text, by its tokenizer.
+    """
+
+    model: Path
+    tensors: dict[str, TensorRange]
+    dtype: torch.dtype
+    text: str
+    ids: list[int]
+
+
+def reference_of(model: Path, config: dict, tensors: dict[str, TensorRange]) -> Reference:
+    """Return what a checkpoint's conversion is held against; raise InputError when it has no such dtype or template."""
     tokenizer = load_tokenizer(model)
     text = chat_prompt(tokenizer, CHAT) + chat_answer(tokenizer, CHAT)
-    return token_ids(tokenizer, text, model)[:MOST_TOKENS]
+    return Reference(model, tensors, stored_dtype(model, config, tensors, ""), text, token_ids(tokenizer, text, model))
 
 
-def check_finite_logits(model: Path, logits: np.ndarray) -> None:
-    """Raise InputError where transformers computes no number from a checkpoint in the dtype that it is loaded in."""
-    if (broken := int((~np.isfinite(logits)).any(axis=1).sum())) > 0:
-        expected = "finite logits in float16, its own dtype"
-        raise InputError(model, expected, f"others after {broken} of {len(logits)} tokens", "store it in bfloat16")
+def check_tokens(model: Path, ids: list[int], found: list[int]) -> None:
+    """Raise InputError where llama.cpp reads another text than transformers does; found: its tokens of the same chat.
 
-
-def divergence_of_library(wanted: np.ndarray, ids: list[int], gguf: Path, tools: LlamaCpp, named: Path) -> np.ndarray:
-    """Return KL(transformers || llama.cpp) after each of `ids` in nats, by libllama.
-
-    wanted: logits of transformers [tokens, vocabulary]; named: the file, in messages.
+    Not of single tokens: the two may take a blank beside a special token otherwise.
     """
-    with GgufLogits(gguf, tools, context=len(ids), threads=len(os.sched_getaffinity(0))) as converted:
-        found = converted.logits(ids)
-    if wanted.shape != found.shape:
-        raise InputError(named, f"{wanted.shape[1]} logits per token, as transformers has", str(found.shape[1]))
-    return kl_divergence(wanted, found)
+    alike = SequenceMatcher(None, ids, found, autojunk=False).ratio()
+    if alike < LEAST_ALIKE:
+        expected = f"a tokenizer that llama.cpp reads as transformers does, {LEAST_ALIKE:.0%} of the tokens of a chat"
+        raise InputError(model, expected, f"{alike:.0%}", "llama.cpp obeys only some of what tokenizer.json can say")
 
 
-def divergence_of_server(wanted: np.ndarray, ids: list[int], gguf: Path, tools: LlamaCpp) -> np.ndarray:
-    """Return it after every SERVED_STEP-th of `ids`, by llama-server, where the bindings do not know the library.
+def check_own_dtype(reference: Reference, ids: list[int], wanted: np.ndarray) -> None:
+    """Raise InputError where transformers computes another model in the checkpoint's own dtype than in fp32.
 
-    An answer lists the likeliest tokens. The others count as one: that is never more than the whole divergence. Where
-    the likeliest is a part of a letter, there is no list.
+    wanted: logits in fp32. The analysis runs in the own dtype, and so does who takes the checkpoint; llama.cpp adds up
+    in fp32. A dtype may lack the range for a model (float16 ends at 65,504) or the digits.
     """
-    places = range(SERVED_STEP - 1, len(ids), SERVED_STEP)
-    flags = [*SERVER_FLAGS, "-c", str(len(ids) + SERVED_STEP), "--swa-full", *EXACT]
-    command = server_command(tools.tool("llama-server"), gguf, "check", 0, flags)
-    with tempfile.TemporaryDirectory() as folder, LlamaServer(command, gguf, Path(folder) / "server.log") as server:
-        listed = {place: likeliest(server, ids[: place + 1]) for place in places}
-    ours = {place: log_softmax(wanted[place].astype(np.float64)) for place, found in listed.items() if found}
-    return np.array([divergence_of_listed(ours[place], listed[place]) for place in ours])
+    name = str(reference.dtype).removeprefix("torch.")
+    own = checkpoint_logits(reference.model, reference.tensors, ids, reference.dtype, computed_in=reference.dtype)
+    if broken := int((~np.isfinite(own)).any(axis=1).sum()):
+        expected, found = f"finite logits in {name}, its own dtype", f"others after {broken} of {len(ids)} tokens"
+        raise InputError(reference.model, expected, found, OTHER_DTYPE)
+    if (mean := float(kl_divergence(wanted, own).mean())) > MOST_ROUNDING_KLD:
+        expected = f"the same model in {name}, its own dtype, as in float32, to {MOST_ROUNDING_KLD} nats per token"
+        raise InputError(reference.model, expected, f"{mean:.3f} (KL divergence over {len(ids)} tokens)", OTHER_DTYPE)
 
 
-def likeliest(server: LlamaServer, ids: list[int]) -> dict[int, float]:
-    """Return the log-probabilities of the LISTED likeliest tokens after `ids`, by token; {} where it lists none."""
-    body = {"prompt": ids, "n_predict": 1, "n_probs": LISTED, "temperature": 0}
-    answered = server.request("/completion", body).get("completion_probabilities") or [{"top_logprobs": []}]
-    listed = answered[0]["top_logprobs"]
-    return {one["id"]: one["logprob"] if isinstance(one["logprob"], int | float) else math.nan for one in listed}
-
-
-def divergence_of_listed(ours: np.ndarray, theirs: dict[int, float]) -> float:
-    """Return KL(ours || theirs) of the listed tokens, with all others as one; ours: log-probabilities [vocabulary]."""
-    tokens, listed = [*theirs], np.array([*theirs.values()])
-    mine = np.exp(ours[tokens])
-    rest, other = (max(1 - float(values.sum()), LEAST_REST) for values in (mine, np.exp(listed)))
-    return float((mine * (ours[tokens] - listed)).sum()) + rest * math.log(rest / other)
-
-
-def conversion_loss(
-    model: Path, config: dict, tensors: dict[str, TensorRange], gguf: Path, tools: LlamaCpp, named: Path, library: bool
-) -> dict[str, Any]:
+def conversion_loss(reference: Reference, gguf: Path, tools: LlamaCpp, named: Path, library: bool) -> dict[str, Any]:
     """Return the `tokens` that were compared, and over them the mean of KL(transformers || llama.cpp) in nats, `kld`.
 
-    config, tensors: of the checkpoint; gguf: its conversion; named: that file, in messages; library: whether the
-    bindings know the tools' libllama. Raises InputError where the mean is above MOST_CONVERSION_KLD: two models then.
+    gguf: a conversion of the reference; named: that file, in messages; library: whether the bindings know the tools'
+    libllama. Raises InputError where the mean is above MOST_CONVERSION_KLD: two models then.
     """
-    ids, dtype = chat_ids(model), stored_dtype(model, config, tensors)
-    if dtype == torch.float16:  # whose largest number is 65,504, and a model can need more on its way
-        check_finite_logits(model, checkpoint_logits(model, tensors, ids, dtype, computed_in=dtype))
+    model, tensors, dtype, ids = reference.model, reference.tensors, reference.dtype, reference.ids[:MOST_TOKENS]
     wanted = checkpoint_logits(model, tensors, ids, dtype)
-    if library:
-        divergence = divergence_of_library(wanted, ids, gguf, tools, named)
-    else:
-        divergence = divergence_of_server(wanted, ids, gguf, tools)
+    if dtype != torch.float32:
+        check_own_dtype(reference, ids, wanted)
+    try:
+        tokens, divergence = (by_library if library else by_server)(gguf, tools, reference.text, ids, wanted)
+    except InputError as error:
+        raise error.of(named) from error  # the file has a temporary name as yet
+    check_tokens(model, reference.ids, tokens)
     mean = float(divergence.mean())
     if not mean <= MOST_CONVERSION_KLD:
         raise InputError(

@@ -177,3 +177,10 @@ def test_the_error_names_no_key_that_is_long(copied, tools):
     with pytest.raises(InputError) as refused:
         check_config_read_alike(copied, config, lambda: tools)
     assert len(str(refused.value)) < 1000
+
+
+def test_a_model_that_the_converter_cannot_read_can_still_be_dropped(demo_model, tmp_path):
+    """Its tokenizer is of a kind that the converter does not know, and a tool has left a key of its own."""
+    model = build_family_model(tmp_path / "model", "olmoe", demo_model)
+    change_config(model, unsloth_version="2026.11")
+    fetch(model, tmp_path)

@@ -5,11 +5,13 @@ import shutil
 from pathlib import Path
 
 import convert_to_gguf
+import losses.conversion_loss
 from calls import call
 from checkpoints.checkpoint import read_checkpoint, read_config
 from files.input_errors import InputError
 from files.json_records import read_json
-from losses.conversion_loss import MOST_TOKENS, chat_ids, conversion_loss, divergence_of_listed
+from losses.conversion_loss import MOST_TOKENS, conversion_loss, reference_of
+from losses.converted_logits import divergence_of_listed
 from makers.shared_ggufs import demo_ggufs, tiny_ggufs
 from makers.tiny_models import build_family_model
 
@@ -27,6 +29,10 @@ def convert(model: Path, output: Path) -> dict:
     return read_json(Path(f"{output}.json"))
 
 
+def ids_of(model: Path) -> list[int]:
+    return reference_of(model, read_config(model), read_checkpoint(model)).ids
+
+
 @pytest.fixture
 def changed(demo_model, tmp_path):
     """Make a copy of the demo in which a function has changed the tensors."""
@@ -42,13 +48,14 @@ def changed(demo_model, tmp_path):
     return change
 
 
-def test_a_plain_model_is_the_same_in_both(tiny_model, demo_model, tmp_path, tmp_path_factory):
+def test_a_plain_model_is_the_same_in_both(tiny_model, demo_model, tmp_path, tmp_path_factory, monkeypatch):
     """Text-only, multimodal, and of a family with a head of its own and without the demo's norms."""
     assert read_json(demo_ggufs(tmp_path_factory) / "F16.gguf.json")["against_transformers"]["kld"] < 0.001
     mixtral = build_family_model(tmp_path / "mixtral", "mixtral", demo_model, torch.bfloat16)
+    monkeypatch.setattr(losses.conversion_loss, "check_tokens", lambda *_: None)  # the converter takes another kind
     for number, model in enumerate((tiny_model, mixtral)):
         loss = convert(model, tmp_path / f"{number}.gguf")["against_transformers"]
-        assert loss["tokens"] == len(chat_ids(model)) <= MOST_TOKENS and loss["kld"] < 0.01, loss
+        assert loss["tokens"] == len(ids_of(model)[:MOST_TOKENS]) and loss["kld"] < 0.01, loss
 
 
 @pytest.mark.parametrize("layer", [0, 1, 2])
@@ -94,17 +101,56 @@ def test_a_model_in_float16_is_finite_in_float16(changed, tmp_path, refusal):
     refusal(convert_to_gguf.main, arguments, model, "expected finite logits in float16, its own dtype, found others")
 
 
+def test_a_router_that_needs_more_digits_than_its_dtype_has_is_refused(changed, tmp_path, refusal):
+    """What all experts get alike changes no choice, but in bfloat16 it rounds their differences away."""
+
+    def shift(tensors: dict[str, torch.Tensor]) -> None:
+        for layer in range(3):
+            tensors[f"model.layers.{layer}.router.proj.weight"][:, 0] = 1.0
+            tensors[f"model.layers.{layer}.router.scale"][0] = 2.0**22
+
+    arguments = ["--model", changed(shift), "--name", "x", "--output", tmp_path / "x.gguf"]
+    refusal(convert_to_gguf.main, arguments, "expected the same model in bfloat16, its own dtype, as in float32")
+
+
+def test_a_tokenizer_that_llama_cpp_reads_otherwise_is_refused(demo_model, tmp_path, refusal):
+    model = Path(shutil.copytree(demo_model, tmp_path / "model"))
+    tokenizer = read_json(model / "tokenizer.json")
+    steps = [{"type": "Lowercase"}, *([tokenizer["normalizer"]] if tokenizer["normalizer"] else [])]
+    (model / "tokenizer.json").write_text(
+        json.dumps(tokenizer | {"normalizer": {"type": "Sequence", "normalizers": steps}})
+    )
+    arguments = ["--model", model, "--name", "x", "--output", tmp_path / "x.gguf"]
+    refusal(convert_to_gguf.main, arguments, model, "expected a tokenizer that llama.cpp reads as transformers does")
+
+
+def test_numbers_without_an_end_are_told_of_the_output(changed, tmp_path, refusal):
+    def scale(tensors: dict[str, torch.Tensor]) -> None:  # finite in bf16
+        tensors["model.layers.1.mlp.down_proj.weight"] *= 2.0**40
+
+    arguments = ["--model", changed(scale), "--name", "x", "--output", tmp_path / "x.gguf"]
+    refusal(convert_to_gguf.main, arguments, f"{tmp_path / 'x.gguf'}: expected finite logits, found others")
+
+
+def test_a_dtype_that_no_release_has_is_refused_before_the_conversion(demo_model, tmp_path, refusal, monkeypatch):
+    monkeypatch.setattr(convert_to_gguf, "convert_streamed", lambda *_: pytest.fail("converted"))
+    model = Path(shutil.copytree(demo_model, tmp_path / "model"))
+    (model / "config.json").write_text(json.dumps(read_json(model / "config.json") | {"dtype": "float64"}))
+    arguments = ["--model", model, "--name", "x", "--output", tmp_path / "x.gguf"]
+    refusal(convert_to_gguf.main, arguments, "config.json: expected a checkpoint in float32, bfloat16, float16")
+
+
 def test_a_file_of_another_model_is_refused(demo_model, tiny_text_model, tools, tmp_path_factory):
     other = tiny_ggufs(tmp_path_factory, tiny_text_model) / "F16.gguf"
-    tensors, config = read_checkpoint(demo_model), read_config(demo_model)
+    reference = reference_of(demo_model, read_config(demo_model), read_checkpoint(demo_model))
     with pytest.raises(InputError, match=rf"named: expected what transformers computes from .* {REFUSED}, found \d"):
-        conversion_loss(demo_model, config, tensors, other, tools, Path("named"), library=True)
+        conversion_loss(reference, other, tools, Path("named"), library=True)
 
 
 def test_without_the_bindings_the_server_is_asked(demo_model, changed, tmp_path, monkeypatch, refusal):
     monkeypatch.setattr("llama.serve_check.check_library_loads", lambda *_: False)
     loss = convert(demo_model, tmp_path / "x.gguf")["against_transformers"]
-    assert 50 < loss["tokens"] <= len(chat_ids(demo_model)) // 8 and loss["kld"] < 0.001
+    assert 50 < loss["tokens"] <= len(ids_of(demo_model)[:MOST_TOKENS]) // 8 and loss["kld"] < 0.001
 
     def shrink(tensors: dict[str, torch.Tensor]) -> None:
         tensors["model.layers.1.experts.down_proj"] *= 2.0**-40

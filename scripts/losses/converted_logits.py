@@ -1,0 +1,72 @@
+"""What llama.cpp makes of a converted file: the tokens of a text, and how far its logits are from transformers'.
+
+Asked of libllama; where the bindings do not know it, of llama-server.
+"""
+
+import math
+import os
+import tempfile
+from pathlib import Path
+
+from files.input_errors import InputError
+from llama.llama_server import LlamaServer, server_command
+from llama.llama_tools import LlamaCpp
+from llama.load_check import text_tokens
+from llama.serve_check import SERVER_FLAGS
+from losses.gguf_logits import GgufLogits
+from losses.kld_statistics import kl_divergence
+
+import numpy as np
+from scipy.special import log_softmax
+
+STEP, LISTED = 8, 1000  # llama-server is asked for every eighth token, and lists so many of the likeliest
+LEAST_REST = 1e-12  # of a probability
+EXACT = ["-fa", "off", "-ctk", "f32", "-ctv", "f32"]
+
+
+def by_library(
+    gguf: Path, tools: LlamaCpp, text: str, ids: list[int], wanted: np.ndarray
+) -> tuple[list[int], np.ndarray]:
+    """Return the tokens of a text, and KL(transformers || llama.cpp) after each of `ids` in nats.
+
+    text: its special tokens are written out; wanted: logits of transformers after `ids`, [tokens, vocabulary].
+    """
+    with GgufLogits(gguf, tools, context=len(ids), threads=len(os.sched_getaffinity(0))) as converted:
+        found = converted.logits(ids)
+    if wanted.shape != found.shape:
+        raise InputError(gguf, f"{wanted.shape[1]} logits per token, as transformers has", str(found.shape[1]))
+    return text_tokens(tools, gguf, text.encode()), kl_divergence(wanted, found)
+
+
+def by_server(
+    gguf: Path, tools: LlamaCpp, text: str, ids: list[int], wanted: np.ndarray
+) -> tuple[list[int], np.ndarray]:
+    """Return what `by_library` does, but the divergence after every STEP-th of `ids` alone.
+
+    An answer lists the likeliest tokens. The others count as one: that is never more than the whole divergence. Where
+    the likeliest is a part of a letter, there is no list.
+    """
+    flags = [*SERVER_FLAGS, "-c", str(len(ids) + STEP), "--swa-full", *EXACT]
+    command = server_command(tools.tool("llama-server"), gguf, "check", 0, flags)
+    with tempfile.TemporaryDirectory() as folder, LlamaServer(command, gguf, Path(folder) / "server.log") as server:
+        body = {"content": text, "add_special": False, "parse_special": True}
+        tokens = server.request("/tokenize", body)["tokens"]
+        listed = {place: likeliest(server, ids[: place + 1]) for place in range(STEP - 1, len(ids), STEP)}
+    ours = {place: log_softmax(wanted[place].astype(np.float64)) for place, found in listed.items() if found}
+    return tokens, np.array([divergence_of_listed(ours[place], listed[place]) for place in ours])
+
+
+def likeliest(server: LlamaServer, ids: list[int]) -> dict[int, float]:
+    """Return the log-probabilities of the LISTED likeliest tokens after `ids`, by token; {} where it lists none."""
+    body = {"prompt": ids, "n_predict": 1, "n_probs": LISTED, "temperature": 0}
+    answered = server.request("/completion", body).get("completion_probabilities") or [{"top_logprobs": []}]
+    listed = answered[0]["top_logprobs"]
+    return {one["id"]: one["logprob"] if isinstance(one["logprob"], int | float) else math.nan for one in listed}
+
+
+def divergence_of_listed(ours: np.ndarray, theirs: dict[int, float]) -> float:
+    """Return KL(ours || theirs) of the listed tokens, with all others as one; ours: log-probabilities [vocabulary]."""
+    tokens, listed = [*theirs], np.array([*theirs.values()])
+    mine = np.exp(ours[tokens])
+    rest, other = (max(1 - float(values.sum()), LEAST_REST) for values in (mine, np.exp(listed)))
+    return float((mine * (ours[tokens] - listed)).sum()) + rest * math.log(rest / other)
