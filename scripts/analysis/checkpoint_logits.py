@@ -1,5 +1,6 @@
 """The logits that transformers computes from a checkpoint on the CPU, for a short text."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from analysis.decoder import build_empty, load_resident
@@ -19,19 +20,27 @@ def round_weights(part: nn.Module, dtype: torch.dtype) -> None:
             parameter.copy_(parameter.to(dtype))
 
 
+def round_digits(part: nn.Module, bits: int) -> None:
+    """Round the weights that a part has to so many binary digits, whatever their size."""
+    for parameter in part.parameters():
+        if not parameter.is_meta:
+            digits, exponent = torch.frexp(parameter)
+            parameter.copy_(torch.ldexp(torch.round(digits * 2**bits) / 2**bits, exponent))
+
+
 @torch.inference_mode()
 def checkpoint_logits(
     directory: Path,
     tensors: dict[str, TensorRange],
     ids: list[int],
-    dtype: torch.dtype,
+    change: Callable[[nn.Module], None],
     computed_in: torch.dtype = torch.float32,
 ) -> np.ndarray:
     """Return the logits after each of `ids`, fp32 [tokens, vocabulary].
 
-    tensors: of the checkpoint, which must be known to be whole; dtype: the one that its weights are loaded in, which
-    some may be stored wider than. One layer at a time is in memory, embedding and head beside the last; of a model
-    whose layers need more than the one before, the whole model.
+    tensors: of the checkpoint, which must be known to be whole; change: called with each part, and again with what has
+    its weights already, before it runs. One layer at a time is in memory, embedding and head beside the last; of a
+    model whose layers need more than the one before, the whole model.
     """
     text = torch.tensor([ids])
     model = build_empty(directory, computed_in, "eager")
@@ -39,18 +48,18 @@ def checkpoint_logits(
         stream = LayerStream(directory, tensors, model, torch.device("cpu"))
     except InputError:
         whole = load_resident(directory, computed_in, "eager", None)
-        round_weights(whole, dtype)
+        change(whole)
         return whole(input_ids=text, use_cache=False).logits[0].float().numpy()
     stream.load_embedding()
-    round_weights(model, dtype)
+    change(model)
     hidden = stream.embed(text, None)
     stream.free_embedding()
     last = len(stream.layers) - 1
     for layer in range(last + 1):
         stream.load_layer(layer, layer + 1 if layer < last else None)
-        round_weights(stream.layers[layer], dtype)
+        change(stream.layers[layer])
         hidden = stream.run_layer(layer, hidden, None)
         stream.free_layer(layer)
     stream.load_head()
-    round_weights(model, dtype)
+    change(model)
     return stream.logits(text, hidden)[0].float().numpy()

@@ -269,6 +269,16 @@ def conversion_text(release: Release) -> str:
     )
 
 
+def conversion_limits(release: Release) -> list[str]:
+    """Return that the GGUF files are another model than the checkpoint, where rounding makes them one."""
+    if not (release.inputs.get("conversion") or {}).get("rounding"):
+        return []
+    return [
+        "The model is sensitive to rounding: llama.cpp's F16 file differs from the checkpoint as transformers computes "
+        "it (What was done). Scores and losses are of GGUF files, and the checkpoint's own may be others."
+    ]
+
+
 def score_limits(release: Release) -> list[str]:
     """Return what a reader must know of the scores."""
     scores, row = release.scores, release.row
@@ -337,7 +347,9 @@ def limits_section(release: Release) -> str:
     found, method = measured(release.records, release.quality), release.metadata["method"]
     unmeasured = [record["type"] for name, record in release.records.items() if name not in found]
     chose = plural(len(question_ids_of(method)), "question")
-    lines = score_limits(release) + seen_in_other_ways(release) + repeated_questions(release)
+    lines = (
+        score_limits(release) + conversion_limits(release) + seen_in_other_ways(release) + repeated_questions(release)
+    )
     if question_ids_of(method):
         by_map = "By the map that was given the" if criterion_of(method) == OWN_MAP else "The"
         lines.append(f"{by_map} experts were chosen on {chose}. On other subjects than theirs the drop may cost more.")

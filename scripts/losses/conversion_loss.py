@@ -6,12 +6,14 @@ obeys, a weight that only one of them reads, numbers that F16 cannot hold. Such 
 measured, on one chat that is the same for every model.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from analysis.checkpoint_logits import checkpoint_logits
+from analysis.checkpoint_logits import checkpoint_logits, round_digits, round_weights
 from analysis.model_checks import stored_dtype
 from chats.chat_sequences import chat_answer, chat_prompt, token_ids
 from chats.chat_tokenizer import load_tokenizer
@@ -21,14 +23,16 @@ from files.input_errors import InputError
 from llama.llama_tools import LlamaCpp
 from losses.converted_logits import by_library, by_server
 from losses.kld_statistics import kl_divergence
-from quants.quant_record import KLD_DECIMALS, MOST_CONVERSION_KLD
+from quants.quant_record import KLD_DECIMALS, ROUNDINGS, SAME_KLD
 
 import numpy as np
 import torch
+from torch import nn
 
 MOST_TOKENS = 512
 LEAST_ALIKE = 0.97  # of the tokens
-MOST_ROUNDING_KLD = 0.1  # nats per token; rounding each step to bfloat16 costs some hundredths at most
+MOST_OWN_KLD = 0.1  # nats per token; rounding each step to bfloat16 costs some hundredths at most
+F16_BITS = 11  # digits of an F16 number
 OTHER_DTYPE = "it needs a wider one"
 
 # Of many kinds of words, so that many experts are asked.
@@ -67,6 +71,10 @@ class Reference:
     text: str
     ids: list[int]
 
+    def logits(self, change: Callable[[nn.Module], None], computed_in: torch.dtype = torch.float32) -> np.ndarray:
+        """Return the logits after each of the first MOST_TOKENS ids, as `checkpoint_logits` does."""
+        return checkpoint_logits(self.model, self.tensors, self.ids[:MOST_TOKENS], change, computed_in)
+
 
 def reference_of(model: Path, config: dict, tensors: dict[str, TensorRange]) -> Reference:
     """Return what a checkpoint's conversion is held against; raise InputError when it has no such dtype or template."""
@@ -86,43 +94,57 @@ def check_tokens(model: Path, ids: list[int], found: list[int]) -> None:
         raise InputError(model, expected, f"{alike:.0%}", "llama.cpp obeys only some of what tokenizer.json can say")
 
 
-def check_own_dtype(reference: Reference, ids: list[int], wanted: np.ndarray) -> None:
-    """Raise InputError where transformers computes another model in the checkpoint's own dtype than in fp32.
+def round_further(part: nn.Module, dtype: torch.dtype) -> None:
+    """Round the weights that a part has as they are loaded, and then to F16's digits, which changes float32 alone."""
+    round_weights(part, dtype)
+    round_digits(part, F16_BITS)
 
-    wanted: logits in fp32. The analysis runs in the own dtype, and so does who takes the checkpoint; llama.cpp adds up
-    in fp32. A dtype may lack the range for a model (float16 ends at 65,504) or the digits.
+
+def check_own_dtype(reference: Reference, wanted: np.ndarray) -> None:
+    """Raise InputError where a checkpoint's own dtype makes it another model; wanted: logits in fp32.
+
+    The analysis runs in that dtype, and so does who takes the checkpoint; llama.cpp adds up in fp32. A dtype may lack
+    the range for a model (float16 ends at 65,504) or the digits.
     """
-    name = str(reference.dtype).removeprefix("torch.")
-    own = checkpoint_logits(reference.model, reference.tensors, ids, reference.dtype, computed_in=reference.dtype)
+    dtype = reference.dtype
+    if dtype == torch.float32:
+        return
+    name, own = str(dtype).removeprefix("torch."), reference.logits(lambda part: None, dtype)
     if broken := int((~np.isfinite(own)).any(axis=1).sum()):
-        expected, found = f"finite logits in {name}, its own dtype", f"others after {broken} of {len(ids)} tokens"
+        expected, found = f"finite logits in {name}, its own dtype", f"others after {broken} of {len(own)} tokens"
         raise InputError(reference.model, expected, found, OTHER_DTYPE)
-    if (mean := float(kl_divergence(wanted, own).mean())) > MOST_ROUNDING_KLD:
-        expected = f"the same model in {name}, its own dtype, as in float32, to {MOST_ROUNDING_KLD} nats per token"
-        raise InputError(reference.model, expected, f"{mean:.3f} (KL divergence over {len(ids)} tokens)", OTHER_DTYPE)
+    if (cost := float(kl_divergence(wanted, own).mean())) > MOST_OWN_KLD:
+        expected = f"the same model in {name}, its own dtype, as in float32, to {MOST_OWN_KLD} nats per token"
+        raise InputError(reference.model, expected, f"{cost:.3f} (KL divergence over {len(own)} tokens)", OTHER_DTYPE)
 
 
 def conversion_loss(reference: Reference, gguf: Path, tools: LlamaCpp, named: Path, library: bool) -> dict[str, Any]:
     """Return the `tokens` that were compared, and over them the mean of KL(transformers || llama.cpp) in nats, `kld`.
 
-    gguf: a conversion of the reference; named: that file, in messages; library: whether the bindings know the tools'
-    libllama. Raises InputError where the mean is above MOST_CONVERSION_KLD: two models then.
+    Where that is above SAME_KLD, also what `rounding` the weights to F16's digits costs in transformers: a model in
+    float32 whose router is undecided becomes another one by it. gguf: a conversion of the reference; named: that file,
+    in messages; library: whether the bindings know the tools' libllama. Raises InputError where rounding does not
+    explain it.
     """
-    model, tensors, dtype, ids = reference.model, reference.tensors, reference.dtype, reference.ids[:MOST_TOKENS]
-    wanted = checkpoint_logits(model, tensors, ids, dtype)
-    if dtype != torch.float32:
-        check_own_dtype(reference, ids, wanted)
+    model, ids = reference.model, reference.ids[:MOST_TOKENS]
+    wanted = reference.logits(partial(round_weights, dtype=reference.dtype))
+    check_own_dtype(reference, wanted)
     try:
         tokens, divergence = (by_library if library else by_server)(gguf, tools, reference.text, ids, wanted)
     except InputError as error:
         raise error.of(named) from error  # the file has a temporary name as yet
     check_tokens(model, reference.ids, tokens)
     mean = float(divergence.mean())
-    if not mean <= MOST_CONVERSION_KLD:
+    loss = {"tokens": len(divergence), "kld": round(max(mean, 0.0), KLD_DECIMALS)}
+    if mean <= SAME_KLD:
+        return loss
+    rounded = reference.logits(partial(round_further, dtype=reference.dtype))
+    rounding = round(float(kl_divergence(wanted, rounded).mean()), KLD_DECIMALS)
+    if not mean <= ROUNDINGS * rounding:
         raise InputError(
             named,
-            f"what transformers computes from {model}, with a KL divergence of at most {MOST_CONVERSION_KLD} nats",
-            f"{mean:.3f} over {len(divergence)} tokens",
+            f"what transformers computes from {model}, with a KL divergence of at most {SAME_KLD} nats",
+            f"{mean:.3f} over {len(divergence)} tokens, where rounding costs {rounding:.3f}",
             "something in the checkpoint means another thing to llama.cpp, or F16 cannot hold its numbers",
         )
-    return {"tokens": len(divergence), "kld": round(max(mean, 0.0), KLD_DECIMALS)}
+    return loss | {"rounding": rounding}

@@ -18,8 +18,9 @@ from files.seals import hold
 from pydantic import Field, model_validator
 
 BITS_ROUNDING = 0.000501  # of three decimals, and of the float that holds them
-# Of a conversion, in nats per token. The rounding to F16 costs some 1e-5, a quant of 8 bits some thousandths.
-MOST_CONVERSION_KLD = 0.01
+# Of a conversion, in nats per token: F16 costs some 1e-5, a quant of 8 bits some thousandths. More must be rounding.
+SAME_KLD = 0.01
+ROUNDINGS = 2  # times what rounding costs in transformers
 KLD_DECIMALS = 4  # further ones come from the order of sums, which another processor may change
 COPIED = ("F16", "BF16", "F32")  # no tool makes these: they are links to their source
 ONE_BUILD = "give every host the same LLAMA_CPP, and build the file again with REPLACE=quants"
@@ -78,10 +79,20 @@ class QuantRecord(FileRecord):
 
 
 class ConversionLoss(Fields):
-    """What a conversion changed: mean KL divergence in nats per token (losses/conversion_loss.py)."""
+    """What a conversion changed: mean KL divergence in nats per token (losses/conversion_loss.py).
+
+    rounding: what rounding alone costs, where kld is above SAME_KLD.
+    """
 
     tokens: Positive
-    kld: Annotated[float, Field(ge=0, le=MOST_CONVERSION_KLD)]
+    kld: Annotated[float, Field(ge=0)]
+    rounding: Annotated[float, Field(ge=0)] = 0.0
+
+    @model_validator(mode="after")
+    def as_rounding_explains(self) -> Self:
+        """Refuse a loss that makes the file another model."""
+        require(self.kld <= max(SAME_KLD, ROUNDINGS * self.rounding), f"kld of at most {SAME_KLD}, or of rounding")
+        return self
 
 
 class ConversionRecord(FileRecord):
@@ -134,7 +145,8 @@ def conversion_in_words(loss: Mapping[str, Any]) -> str:
     """Return what a conversion changed; loss: `against_transformers` of its record."""
     least = 10**-KLD_DECIMALS
     amount = f"{loss['kld']:.{KLD_DECIMALS}f}" if loss["kld"] >= least else f"less than {least:.{KLD_DECIMALS}f}"
-    return f"KL divergence {amount} nats per token over {loss['tokens']} tokens of one chat"
+    by_rounding = f"; rounding alone costs {loss['rounding']:.{KLD_DECIMALS}f} there" if loss.get("rounding") else ""
+    return f"KL divergence {amount} nats per token over {loss['tokens']} tokens of one chat{by_rounding}"
 
 
 def record_path(gguf: Path) -> Path:

@@ -1,11 +1,12 @@
 """One layer at a time, batches, part of the tokens: always the statistics of the plain run."""
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import teacher_force_analysis as analysis
 from analysis import decoder
-from analysis.checkpoint_logits import checkpoint_logits
+from analysis.checkpoint_logits import checkpoint_logits, round_digits, round_weights
 from analysis.decoder import build_empty, load_resident
 from analysis.layer_stream import EMBEDDING, LayerStream
 from analysis.model_parts import decoder_of
@@ -78,10 +79,21 @@ def test_logits_of_one_layer_at_a_time_are_those_of_the_whole_model(family, tiny
     ids = torch.randint(5, 200, (1, 20))
     with torch.inference_mode():
         expected = load_resident(model, torch.float32, "eager", None)(input_ids=ids).logits[0]
-    found = checkpoint_logits(model, read_checkpoint(model), ids[0].tolist(), torch.float32)
+    found = checkpoint_logits(model, read_checkpoint(model), ids[0].tolist(), lambda part: None)
     assert expected.std() > 0.1 and np.array_equal(found, expected.numpy())
-    rounded = checkpoint_logits(model, read_checkpoint(model), ids[0].tolist(), torch.float16)
-    assert not np.array_equal(rounded, found) and np.abs(rounded - found).max() < 0.1
+    for change in (partial(round_weights, dtype=torch.float16), partial(round_digits, bits=11)):
+        rounded = checkpoint_logits(model, read_checkpoint(model), ids[0].tolist(), change)
+        assert np.abs(rounded - found).max() < 0.1 and np.array_equal(rounded, found) == (
+            change.func is round_digits and model is tiny_model  # of bfloat16, which has 8
+        )
+
+
+def test_digits_are_rounded_whatever_the_size():
+    part = torch.nn.Linear(1, 5, bias=False)
+    with torch.no_grad():
+        part.weight[:, 0] = torch.tensor([0.0, 1.0, 1 + 2.0**-12, (1 + 2.0**-9) * 2.0**-100, -(2.0**60)])
+        round_digits(part, 11)
+    assert part.weight[:, 0].tolist() == [0.0, 1.0, 1.0, (1 + 2.0**-9) * 2.0**-100, -(2.0**60)]
 
 
 def test_fp32_bits_depend_neither_on_place_nor_on_threads():

@@ -13,7 +13,8 @@ from files.json_records import read_json
 from losses.conversion_loss import MOST_TOKENS, conversion_loss, reference_of
 from losses.converted_logits import divergence_of_listed
 from makers.shared_ggufs import demo_ggufs, tiny_ggufs
-from makers.tiny_models import build_family_model
+from makers.tiny_models import build_family_model, build_tiny_model
+from quants.quant_record import ROUNDINGS, SAME_KLD, ConversionLoss
 
 import numpy as np
 import pytest
@@ -111,6 +112,23 @@ def test_a_router_that_needs_more_digits_than_its_dtype_has_is_refused(changed, 
 
     arguments = ["--model", changed(shift), "--name", "x", "--output", tmp_path / "x.gguf"]
     refusal(convert_to_gguf.main, arguments, "expected the same model in bfloat16, its own dtype, as in float32")
+
+
+def test_of_a_model_that_any_rounding_changes_both_figures_are_kept(demo_model, tmp_path):
+    """Its experts are alike to its router, and it is stored in more digits than F16 has."""
+    model = build_tiny_model(tmp_path / "model", "text", demo_model, torch.float32)
+    for path in model.glob("*.safetensors"):
+        tensors = load_file(path)
+        for name in tensors:
+            if name.endswith("router.proj.weight"):
+                tensors[name] = tensors[name].mean(0) + 1e-4 * tensors[name]
+            if name.endswith("experts.down_proj"):
+                tensors[name] *= 30  # so that the choice matters
+        save_file(tensors, path, {"format": "pt"})
+    loss = convert(model, tmp_path / "x.gguf")["against_transformers"]
+    assert SAME_KLD < loss["kld"] <= ROUNDINGS * loss["rounding"], loss
+    with pytest.raises(ValueError, match="of at most 0.01, or of rounding"):
+        ConversionLoss(tokens=512, kld=0.5, rounding=0.2)
 
 
 def test_a_tokenizer_that_llama_cpp_reads_otherwise_is_refused(demo_model, tmp_path, refusal):
