@@ -1,10 +1,11 @@
 """The logits that transformers computes from a checkpoint on the CPU, for a short text."""
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 
 from analysis.decoder import build_empty, load_resident
-from analysis.layer_stream import LayerStream
+from analysis.layer_stream import LayerStream, release_free_memory
 from checkpoints.checkpoint import TensorRange
 from files.input_errors import InputError
 
@@ -62,4 +63,8 @@ def checkpoint_logits(
         stream.free_layer(layer)
     stream.load_head()
     change(model)
-    return stream.logits(text, hidden)[0].float().numpy()
+    logits = stream.logits(text, hidden)[0].float().numpy()
+    del stream, model
+    gc.collect()  # the two hold each other, and gigabytes
+    release_free_memory()
+    return logits

@@ -20,7 +20,7 @@ START_SECONDS = {
     "load": 4.5,
     "analyse": 8.0,
     "drop": 2.0,
-    "convert": 4.0,
+    "convert": 9.0,
     "imatrix": 4.0,
     "quantise": 3.0,
 }
@@ -28,6 +28,7 @@ START_SECONDS |= {"score": 12.0, "release": 1.5, "free": 1.0, "free weights": 7.
 # Per second: bytes; weights, at Q4_K_M; products of a weight with a token. The last is of reading an answer's tokens,
 # one after the other.
 COPIED, CONVERTED, VOCABULARY_READ, PUBLISHED, QUANTISED = 0.8e9, 0.5e9, 0.27e9, 0.6e9, 36e6
+COMPARED = 0.25e9  # bytes of a conversion, held against transformers: read three times, and computed
 HASHED = 0.8e9  # as it is read: before a file is removed, its digest is written down
 ANALYSED, CALIBRATED, ANSWERED = 400e9, 70e9, 30e9
 PASSED = 20e9  # bytes of weights from memory to the processor
@@ -91,7 +92,9 @@ def step_cost(target: Path, sizes: RunSizes, work: Work, streams: bool) -> Cost:
     if target.name == METADATA_NAME:
         return Cost("drop", sizes.pruned / COPIED)
     if target.name.endswith("-F16.gguf") and target.parent.name == "f16" or target.name.startswith("mmproj-"):
-        return Cost("convert", disk_of_step(target, sizes) / CONVERTED + sizes.rest / VOCABULARY_READ)
+        made = disk_of_step(target, sizes)
+        compared = 0.0 if is_companion(target) else made / COMPARED
+        return Cost("convert", made / CONVERTED + sizes.rest / VOCABULARY_READ + compared)
     if target.name == IMATRIX:
         # What does not fit into memory is read again for every piece of the text.
         reads = 1 if model < work.memory_bytes - MEMORY_OF_PYTHON else -(-work.imatrix_tokens // IMATRIX_TOKENS)
@@ -111,7 +114,9 @@ def step_cost(target: Path, sizes: RunSizes, work: Work, streams: bool) -> Cost:
 def peak_memory(target: Path, sizes: RunSizes, streams: bool) -> int:
     """Return the memory that a step takes at once, mapped files included, by what it makes."""
     if target.name.endswith("-F16.gguf") and not is_companion(target):
-        return max(sizes.rest, sizes.layer * 2 // 3) + MEMORY_OF_PYTHON
+        # A layer in fp32 and rounded, embedding and head; then llama.cpp's mapped file.
+        model = sizes.full if FULL_FOLDER in target.parts else sizes.pruned
+        return max(3 * sizes.layer + 2 * sizes.rest, model) + 2 * MEMORY_OF_PYTHON
     if quant_of(target, sizes):  # its largest tensor is two thirds of a layer: mapped, as float32, and quantised
         return sizes.layer * 8 // 3 + MEMORY_OF_PYTHON
     if target.suffix == ".txt":  # transformers, and a tokenizer

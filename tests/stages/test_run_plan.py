@@ -90,7 +90,8 @@ def test_an_imatrix_reads_a_file_that_memory_does_not_hold_once_for_each_piece_o
 
 def test_memory_and_disk():
     assert peak_memory(BUILD / TARGETS["imatrix"], SIZES, True) > SIZES.pruned
-    assert peak_memory(BUILD / TARGETS["f16"], SIZES, True) < 2 * SIZES.layer
+    assert peak_memory(BUILD / TARGETS["f16"], SIZES, True) > SIZES.pruned  # which llama.cpp maps to be compared
+    assert peak_memory(BUILD / TARGETS["f16"], replace(SIZES, pruned=0), True) < 4 * SIZES.layer + 2 * SIZES.rest
     assert disk_after(BUILD / TARGETS["f16"], SIZES) == -disk_after(BUILD / TARGETS["freed"], SIZES) == SIZES.pruned
     assert disk_after(BUILD / "12e/weights.freed", SIZES) == -SIZES.full
 
