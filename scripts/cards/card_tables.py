@@ -56,12 +56,19 @@ def quantisation_kld(entry: dict | None) -> float | None:
     return None if entry is None else entry["losses"]["quantisation"]["kld"][0]
 
 
+def unpadded_share(record: dict) -> float:
+    """Return the least share of a padded file's MLPs that is no zero; 1 of other files.
+
+    The zeros count as bytes and not as weights, so size and bits per weight say too much of such a file.
+    """
+    return min((now / then for now, then in record.get("padded", {}).values()), default=1.0)
+
+
 def quality_word(record: dict, entry: dict | None) -> str:
     """Return a file's quality in a word, by its measured loss, or with "by size" where there is none."""
     if (kld := quantisation_kld(entry)) is not None:
         return next((word for word, most in WORDS_BY_KLD if kld <= most), LEAST_WORD)
-    # The zeros of a padded file count as bytes and not as weights, so its bits per weight say too much.
-    bits = record["bits_per_weight"] * min((now / then for now, then in record.get("padded", {}).values()), default=1)
+    bits = record["bits_per_weight"] * unpadded_share(record)
     return f"{next((word for word, least in WORDS_BY_BITS if bits >= least), LEAST_WORD)} (by size)"
 
 
@@ -161,10 +168,11 @@ def memory_table(
     def loaded(record: dict) -> int:
         return record["bytes"] + sight.get(mmproj_pick(list(sight), record["files"][0]) or "", 0)
 
+    by_weights = sorted(largest_first(records), key=lambda item: -item[1]["bytes"] * unpadded_share(item[1]))
     rows: list[list[str]] = []
     for memory in MEMORY_GIB:
         room = (memory - FREE_GIB) * GIB - caches[context]
-        fits = [item for item in largest_first(records) if loaded(item[1]) <= room]
+        fits = [item for item in by_weights if loaded(item[1]) <= room]
         if not fits:
             continue
         name, record = best_that_fits(fits, entries)

@@ -105,6 +105,10 @@ def test_which_file_for_which_memory_by_hand():
     seeing = memory_table(records, {8192: GIB // 2}, None, sight).splitlines()
     assert [line.split(" | ")[0] for line in seeing[2:]] == ["| 6 GiB or more", "| 16 GiB or more", "| 20 GiB or more"]
     assert seeing[-1].endswith("| 15.50 |")
+    # A padded file is large by its zeros.
+    padded = by_size({"large": 13.5, "small": 2.9})
+    padded["large"]["padded"] = {"down": [32, 256]}
+    assert [line.split(" | ")[1] for line in memory_table(padded, {8192: GIB // 2}).splitlines()[2:]] == ["small"]
 
 
 def test_a_file_that_is_measured_as_worse_than_a_smaller_one_is_not_recommended():

@@ -131,10 +131,11 @@ def test_of_a_model_that_any_rounding_changes_both_figures_are_kept(demo_model, 
         ConversionLoss(tokens=512, kld=0.5, rounding=0.2)
 
 
-def test_a_tokenizer_that_llama_cpp_reads_otherwise_is_refused(demo_model, tmp_path, refusal):
+@pytest.mark.parametrize("step", [{"type": "Lowercase"}, {"type": "Prepend", "prepend": "▁"}, {"type": "NFKC"}])
+def test_a_tokenizer_that_llama_cpp_reads_otherwise_is_refused(demo_model, tmp_path, refusal, step):
     model = Path(shutil.copytree(demo_model, tmp_path / "model"))
     tokenizer = read_json(model / "tokenizer.json")
-    steps = [{"type": "Lowercase"}, *([tokenizer["normalizer"]] if tokenizer["normalizer"] else [])]
+    steps = [step, tokenizer["normalizer"]]
     (model / "tokenizer.json").write_text(
         json.dumps(tokenizer | {"normalizer": {"type": "Sequence", "normalizers": steps}})
     )
