@@ -207,8 +207,9 @@ set_by_hand = $(or $(filter command,$(firstword $(origin $(1)))),\
 NAMED_SETTINGS := $(if $(call hub_id,$(MODEL)),$(ALWAYS_NAMED),$(filter-out MODEL,$(ALWAYS_NAMED))) \
   $(foreach v,$(BYTES_DEPEND_ON),$(if $(or $(call set_by_hand,$v),$(filter $v,$(SET_BY_DEMO))),$v))
 # Without seals more is taken for known, such as whose questions a calibration text holds.
-RELEASE_SETTINGS := $(call setting,BASE OLLAMA_PARAMS SCORED EVAL_NAME) $(if $(filter no,$(SEALS)),SEALS=no) LICENSE=$(KNOWN_LICENSE) \
-  OWNER=$(KNOWN_OWNER) QUANTIZED_BY=$(KNOWN_QUANTIZER) $(call setting,$(NAMED_SETTINGS)) $(ASKED_QUANTS) \
+RELEASE_SETTINGS := $(call setting,BASE OLLAMA_PARAMS SCORED EVAL_NAME) $(if $(filter no,$(SEALS)),SEALS=no) \
+  LICENSE=$(KNOWN_LICENSE) OWNER=$(KNOWN_OWNER) QUANTIZED_BY=$(KNOWN_QUANTIZER) \
+  $(call setting,$(NAMED_SETTINGS)) $(ASKED_QUANTS) \
   $(if $(MMPROJ_FILES),$(call setting,MMPROJ)) $(if $(RELEASE_QUALITY),quality) \
   $(if $(RELEASE_FINDINGS),findings) $(if $(RELEASE_ACTIVE),active) $(DRAFT_FILE:%=draft) \
   $(if $(RELEASE_LOOPS),loops) $(patsubst %/scores.json,%,$(TASK_RECORDS))
