@@ -1,6 +1,7 @@
 """What the Hub's client takes from the environment before its first request, and by what the Hub knows a file."""
 
 import hashlib
+import os
 from pathlib import Path
 
 from files.byte_ranges import COPY_BYTES
@@ -10,6 +11,8 @@ import httpx2
 from huggingface_hub import constants, get_token
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import get_session
+
+PROXIES = [name for upper in ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY") for name in (upper, upper.lower())]
 
 
 def own_token() -> str | None:
@@ -30,7 +33,9 @@ def open_session() -> httpx2.Client:
         return get_session()
     except (ImportError, ValueError, httpx2.InvalidURL):
         proxy = "proxies as http://HOST:PORT, signs of a password as %2F and the like"
-        raise InputError("HTTPS_PROXY, HTTP_PROXY, ALL_PROXY", proxy, "another one") from None
+        found = [name for name in PROXIES if not os.environ.get(name, "http:").lower().startswith("http:")]
+        advice = f"unset {' and '.join(found)}" if found else ""  # as a desktop sets them beside others
+        raise InputError(", ".join(found or PROXIES), proxy, "another one", advice) from None
 
 
 def blob_sha1(path: Path) -> str:

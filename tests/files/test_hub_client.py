@@ -35,6 +35,12 @@ def test_a_proxy_that_cannot_be_used_is_said_in_words_of_ours(command, proxy, tm
     assert "CANARY" not in said and not (tmp_path / "there").is_file()
 
 
+def test_of_several_proxies_the_one_that_cannot_be_used_is_named(tmp_path):
+    """A desktop sets all of them."""
+    done = asked("fetch_gpqa.py", tmp_path, HTTPS_PROXY="http://127.0.0.1:9", ALL_PROXY="socks://127.0.0.1:9")
+    assert done.stderr.startswith("error: ALL_PROXY: expected proxies as ") and "; unset ALL_PROXY" in done.stderr
+
+
 def test_a_token_file_that_is_no_text_is_named(tmp_path):
     (tmp_path / "token").write_bytes(bytes(range(128, 228)))
     done = asked("check_machine.py", tmp_path, HF_TOKEN_PATH=str(tmp_path / "token"), HF_TOKEN="")
