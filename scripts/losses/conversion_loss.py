@@ -31,7 +31,8 @@ from torch import nn
 
 MOST_TOKENS = 512
 LEAST_ALIKE = 0.995  # of the tokens
-MOST_OWN_KLD = 0.1  # nats per token; rounding each step to bfloat16 costs some hundredths at most
+MOST_OWN_KLD = 0.05  # nats per token; to round each step to bfloat16 costs some thousandths
+OWN_DECIMALS = 3
 F16_BITS = 11  # digits of an F16 number
 OTHER_DTYPE = "it needs a wider one"
 
@@ -100,15 +101,15 @@ def round_further(part: nn.Module, dtype: torch.dtype) -> None:
     round_digits(part, F16_BITS)
 
 
-def check_own_dtype(reference: Reference, wanted: np.ndarray) -> None:
-    """Raise InputError where a checkpoint's own dtype makes it another model; wanted: logits in fp32.
+def own_dtype_loss(reference: Reference, wanted: np.ndarray) -> float:
+    """Return the mean KL(fp32 || a checkpoint's own dtype) of transformers in nats; wanted: logits in fp32.
 
     The analysis runs in that dtype, and so does who takes the checkpoint; llama.cpp adds up in fp32. A dtype may lack
-    the range for a model (float16 ends at 65,504) or the digits.
+    the range for a model (float16 ends at 65,504) or the digits: raises InputError where it makes another model.
     """
     dtype = reference.dtype
     if dtype == torch.float32:
-        return
+        return 0.0
     name, own = str(dtype).removeprefix("torch."), reference.logits(lambda part: None, dtype)
     if broken := int((~np.isfinite(own)).any(axis=1).sum()):
         expected, found = f"finite logits in {name}, its own dtype", f"others after {broken} of {len(own)} tokens"
@@ -116,26 +117,31 @@ def check_own_dtype(reference: Reference, wanted: np.ndarray) -> None:
     if (cost := float(kl_divergence(wanted, own).mean())) > MOST_OWN_KLD:
         expected = f"the same model in {name}, its own dtype, as in float32, to {MOST_OWN_KLD} nats per token"
         raise InputError(reference.model, expected, f"{cost:.3f} (KL divergence over {len(own)} tokens)", OTHER_DTYPE)
+    return cost
 
 
 def conversion_loss(reference: Reference, gguf: Path, tools: LlamaCpp, named: Path, library: bool) -> dict[str, Any]:
     """Return the `tokens` that were compared, and over them the mean of KL(transformers || llama.cpp) in nats, `kld`.
 
-    Where that is above SAME_KLD, also what `rounding` the weights to F16's digits costs in transformers: a model in
-    float32 whose router is undecided becomes another one by it. gguf: a conversion of the reference; named: that file,
-    in messages; library: whether the bindings know the tools' libllama. Raises InputError where rounding does not
-    explain it.
+    `own_dtype` is what `own_dtype_loss` returns. Where kld is above SAME_KLD, also what `rounding` the weights to F16's
+    digits costs in transformers: a model in float32 whose router is undecided becomes another one by it. gguf: a
+    conversion of the reference; named: that file, in messages; library: whether the bindings know the tools' libllama.
+    Raises InputError where rounding does not explain it.
     """
     model, ids = reference.model, reference.ids[:MOST_TOKENS]
     wanted = reference.logits(partial(round_weights, dtype=reference.dtype))
-    check_own_dtype(reference, wanted)
+    own = own_dtype_loss(reference, wanted)
     try:
         tokens, divergence = (by_library if library else by_server)(gguf, tools, reference.text, ids, wanted)
     except InputError as error:
         raise error.of(named) from error  # the file has a temporary name as yet
     check_tokens(model, reference.ids, tokens)
     mean = float(divergence.mean())
-    loss = {"tokens": len(divergence), "kld": round(max(mean, 0.0), KLD_DECIMALS)}
+    loss = {
+        "tokens": len(divergence),
+        "kld": round(max(mean, 0.0), KLD_DECIMALS),
+        "own_dtype": round(own, OWN_DECIMALS),
+    }
     if mean <= SAME_KLD:
         return loss
     rounded = reference.logits(partial(round_further, dtype=reference.dtype))

@@ -22,6 +22,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from scipy.special import log_softmax
 
+OTHER_DTYPE = "expected the same model in bfloat16, its own dtype, as in float32"
 REFUSED = "with a KL divergence of at most 0.01 nats"
 
 
@@ -51,7 +52,8 @@ def changed(demo_model, tmp_path):
 
 def test_a_plain_model_is_the_same_in_both(tiny_model, demo_model, tmp_path, tmp_path_factory, monkeypatch):
     """Text-only, multimodal, and of a family with a head of its own and without the demo's norms."""
-    assert read_json(demo_ggufs(tmp_path_factory) / "F16.gguf.json")["against_transformers"]["kld"] < 0.001
+    demo = read_json(demo_ggufs(tmp_path_factory) / "F16.gguf.json")["against_transformers"]
+    assert demo["kld"] < 0.001 and 0 < demo["own_dtype"] < 0.01
     mixtral = build_family_model(tmp_path / "mixtral", "mixtral", demo_model, torch.bfloat16)
     monkeypatch.setattr(losses.conversion_loss, "check_tokens", lambda *_: None)  # the converter takes another kind
     for number, model in enumerate((tiny_model, mixtral)):
@@ -83,7 +85,7 @@ def test_a_router_that_transformers_rounds_is_refused(changed, tmp_path, refusal
                 tensors[name] = rows + common
 
     model = changed(widen)
-    refusal(convert_to_gguf.main, ["--model", model, "--name", "x", "--output", tmp_path / "x.gguf"], REFUSED)
+    refusal(convert_to_gguf.main, ["--model", model, "--name", "x", "--output", tmp_path / "x.gguf"], OTHER_DTYPE)
 
 
 def test_a_model_in_float16_is_finite_in_float16(changed, tmp_path, refusal):
@@ -111,7 +113,7 @@ def test_a_router_that_needs_more_digits_than_its_dtype_has_is_refused(changed, 
             tensors[f"model.layers.{layer}.router.scale"][0] = 2.0**22
 
     arguments = ["--model", changed(shift), "--name", "x", "--output", tmp_path / "x.gguf"]
-    refusal(convert_to_gguf.main, arguments, "expected the same model in bfloat16, its own dtype, as in float32")
+    refusal(convert_to_gguf.main, arguments, OTHER_DTYPE)
 
 
 def test_of_a_model_that_any_rounding_changes_both_figures_are_kept(demo_model, tmp_path):
@@ -128,7 +130,7 @@ def test_of_a_model_that_any_rounding_changes_both_figures_are_kept(demo_model, 
     loss = convert(model, tmp_path / "x.gguf")["against_transformers"]
     assert SAME_KLD < loss["kld"] <= ROUNDINGS * loss["rounding"], loss
     with pytest.raises(ValueError, match="of at most 0.01, or of rounding"):
-        ConversionLoss(tokens=512, kld=0.5, rounding=0.2)
+        ConversionLoss(tokens=512, kld=0.5, rounding=0.2, own_dtype=0.0)
 
 
 @pytest.mark.parametrize("step", [{"type": "Lowercase"}, {"type": "Prepend", "prepend": "▁"}, {"type": "NFKC"}])
