@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import nn
 
+ROUTERS = {"router", "gate"}  # as the families call them
+
 
 def round_weights(part: nn.Module, dtype: torch.dtype) -> None:
     """Round the weights that a part has to those of a dtype, and leave them in their own."""
@@ -21,12 +23,20 @@ def round_weights(part: nn.Module, dtype: torch.dtype) -> None:
             parameter.copy_(parameter.to(dtype))
 
 
+def with_digits(values: torch.Tensor, bits: int) -> torch.Tensor:
+    """Return numbers rounded to so many binary digits, whatever their size."""
+    digits, exponent = torch.frexp(values)
+    return torch.ldexp(torch.round(digits * 2**bits) / 2**bits, exponent)
+
+
 def round_digits(part: nn.Module, bits: int) -> None:
-    """Round the weights that a part has to so many binary digits, whatever their size."""
-    for parameter in part.parameters():
-        if not parameter.is_meta:
-            digits, exponent = torch.frexp(parameter)
-            parameter.copy_(torch.ldexp(torch.round(digits * 2**bits) / 2**bits, exponent))
+    """Round the matrices of a part to so many binary digits, but for those of routers.
+
+    Routers and vectors are F32 in a GGUF file of any type.
+    """
+    for name, parameter in part.named_parameters():
+        if parameter.dim() > 1 and not parameter.is_meta and not ROUTERS & {*name.split(".")}:
+            parameter.copy_(with_digits(parameter, bits))
 
 
 @torch.inference_mode()
@@ -36,12 +46,14 @@ def checkpoint_logits(
     ids: list[int],
     change: Callable[[nn.Module], None],
     computed_in: torch.dtype = torch.float32,
+    between: Callable[[torch.Tensor], torch.Tensor] = lambda hidden: hidden,
 ) -> np.ndarray:
     """Return the logits after each of `ids`, fp32 [tokens, vocabulary].
 
     tensors: of the checkpoint, which must be known to be whole; change: called with each part, and again with what has
-    its weights already, before it runs. One layer at a time is in memory, embedding and head beside the last; of a
-    model whose layers need more than the one before, the whole model.
+    its weights already, before it runs; between: makes of the hidden states that leave a layer those that enter the
+    next. One layer at a time is in memory, embedding and head beside the last; of a model whose layers need more than
+    the one before, the whole model, and then nothing comes between.
     """
     text = torch.tensor([ids])
     model = build_empty(directory, computed_in, "eager")
@@ -59,7 +71,7 @@ def checkpoint_logits(
     for layer in range(last + 1):
         stream.load_layer(layer, layer + 1 if layer < last else None)
         change(stream.layers[layer])
-        hidden = stream.run_layer(layer, hidden, None)
+        hidden = between(stream.run_layer(layer, hidden, None))
         stream.free_layer(layer)
     stream.load_head()
     change(model)

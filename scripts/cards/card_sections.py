@@ -263,19 +263,22 @@ def conversion_text(release: Release) -> str:
     """Return how far llama.cpp's F16 file is from the checkpoint as transformers computes it."""
     if not (loss := release.inputs.get("conversion")):
         return ""
+    full = release.inputs.get("full_conversion")
     return (
         "llama.cpp's F16 file of the pruned model, which all GGUF files are made from, was held against the checkpoint "
         f"in transformers (fp32): {conversion_in_words(loss)}."
+        f"{f' The same of the full model: {conversion_in_words(full)}.' if full else ''}"
     )
 
 
 def conversion_limits(release: Release) -> list[str]:
     """Return that the GGUF files are another model than the checkpoint, where rounding makes them one."""
-    if not (release.inputs.get("conversion") or {}).get("rounding"):
-        return []
+    models = {"conversion": "pruned", "full_conversion": "full"}
+    others = [name for key, name in models.items() if (release.inputs.get(key) or {}).get("rounding")]
     return [
-        "The model is sensitive to rounding: llama.cpp's F16 file differs from the checkpoint as transformers computes "
-        "it (What was done). Scores and losses are of GGUF files, and the checkpoint's own may be others."
+        f"The {name} model is sensitive to rounding: llama.cpp's F16 file differs from the checkpoint as transformers "
+        "computes it (What was done). Scores and losses are of GGUF files, and the checkpoint's own may be others."
+        for name in others
     ]
 
 

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from analysis.checkpoint_logits import checkpoint_logits, round_digits, round_weights
+from analysis.checkpoint_logits import checkpoint_logits, round_digits, round_weights, with_digits
 from analysis.model_checks import stored_dtype
 from chats.chat_sequences import chat_answer, chat_prompt, token_ids
 from chats.chat_tokenizer import load_tokenizer
@@ -72,9 +72,9 @@ class Reference:
     text: str
     ids: list[int]
 
-    def logits(self, change: Callable[[nn.Module], None], computed_in: torch.dtype = torch.float32) -> np.ndarray:
+    def logits(self, change: Callable[[nn.Module], None], **how: Any) -> np.ndarray:
         """Return the logits after each of the first MOST_TOKENS ids, as `checkpoint_logits` does."""
-        return checkpoint_logits(self.model, self.tensors, self.ids[:MOST_TOKENS], change, computed_in)
+        return checkpoint_logits(self.model, self.tensors, self.ids[:MOST_TOKENS], change, **how)
 
 
 def reference_of(model: Path, config: dict, tensors: dict[str, TensorRange]) -> Reference:
@@ -84,15 +84,16 @@ def reference_of(model: Path, config: dict, tensors: dict[str, TensorRange]) -> 
     return Reference(model, tensors, stored_dtype(model, config, tensors, ""), text, token_ids(tokenizer, text, model))
 
 
-def check_tokens(model: Path, ids: list[int], found: list[int]) -> None:
-    """Raise InputError where llama.cpp reads another text than transformers does; found: its tokens of the same chat.
+def alike_tokens(model: Path, ids: list[int], found: list[int]) -> float:
+    """Return the share of a chat's tokens that llama.cpp and transformers have alike; found: llama.cpp's.
 
-    Not of single tokens: the two may take a blank beside a special token otherwise.
+    Raises InputError where it is below LEAST_ALIKE. Single ones may differ: a blank beside a special token, say.
     """
     alike = SequenceMatcher(None, ids, found, autojunk=False).ratio()
     if alike < LEAST_ALIKE:
         expected = f"a tokenizer that llama.cpp reads as transformers does, {LEAST_ALIKE:.1%} of the tokens of a chat"
         raise InputError(model, expected, f"{alike:.1%}", "llama.cpp obeys only some of what tokenizer.json can say")
+    return alike
 
 
 def round_further(part: nn.Module, dtype: torch.dtype) -> None:
@@ -110,7 +111,7 @@ def own_dtype_loss(reference: Reference, wanted: np.ndarray) -> float:
     dtype = reference.dtype
     if dtype == torch.float32:
         return 0.0
-    name, own = str(dtype).removeprefix("torch."), reference.logits(lambda part: None, dtype)
+    name, own = str(dtype).removeprefix("torch."), reference.logits(lambda part: None, computed_in=dtype)
     if broken := int((~np.isfinite(own)).any(axis=1).sum()):
         expected, found = f"finite logits in {name}, its own dtype", f"others after {broken} of {len(own)} tokens"
         raise InputError(reference.model, expected, found, OTHER_DTYPE)
@@ -123,10 +124,11 @@ def own_dtype_loss(reference: Reference, wanted: np.ndarray) -> float:
 def conversion_loss(reference: Reference, gguf: Path, tools: LlamaCpp, named: Path, library: bool) -> dict[str, Any]:
     """Return the `tokens` that were compared, and over them the mean of KL(transformers || llama.cpp) in nats, `kld`.
 
-    `own_dtype` is what `own_dtype_loss` returns. Where kld is above SAME_KLD, also what `rounding` the weights to F16's
-    digits costs in transformers: a model in float32 whose router is undecided becomes another one by it. gguf: a
-    conversion of the reference; named: that file, in messages; library: whether the bindings know the tools' libllama.
-    Raises InputError where rounding does not explain it.
+    `own_dtype`: what `own_dtype_loss` returns; `tokens_alike`: what `alike_tokens` does. Where kld is above SAME_KLD,
+    also what `rounding` costs in transformers, of matrices and hidden states to F16's digits, as llama.cpp does before
+    each product: a model whose router is undecided becomes another one by it. gguf: a conversion of the reference;
+    named: that file, in messages; library: whether the bindings know the tools' libllama. Raises InputError where
+    rounding does not explain it.
     """
     model, ids = reference.model, reference.ids[:MOST_TOKENS]
     wanted = reference.logits(partial(round_weights, dtype=reference.dtype))
@@ -135,16 +137,18 @@ def conversion_loss(reference: Reference, gguf: Path, tools: LlamaCpp, named: Pa
         tokens, divergence = (by_library if library else by_server)(gguf, tools, reference.text, ids, wanted)
     except InputError as error:
         raise error.of(named) from error  # the file has a temporary name as yet
-    check_tokens(model, reference.ids, tokens)
+    alike = alike_tokens(model, reference.ids, tokens)
     mean = float(divergence.mean())
     loss = {
         "tokens": len(divergence),
         "kld": round(max(mean, 0.0), KLD_DECIMALS),
         "own_dtype": round(own, OWN_DECIMALS),
+        "tokens_alike": round(alike, KLD_DECIMALS),
     }
     if mean <= SAME_KLD:
         return loss
-    rounded = reference.logits(partial(round_further, dtype=reference.dtype))
+    between = partial(with_digits, bits=F16_BITS)
+    rounded = reference.logits(partial(round_further, dtype=reference.dtype), between=between)
     rounding = round(float(kl_divergence(wanted, rounded).mean()), KLD_DECIMALS)
     if not mean <= ROUNDINGS * rounding:
         raise InputError(

@@ -82,13 +82,14 @@ class ConversionLoss(Fields):
     """What a conversion changed: mean KL divergence in nats per token (losses/conversion_loss.py).
 
     rounding: what rounding alone costs, where kld is above SAME_KLD. own_dtype: what computing in the checkpoint's own
-    dtype costs in transformers.
+    dtype costs in transformers. tokens_alike: share of the chat's tokens that both have.
     """
 
     tokens: Positive
     kld: Annotated[float, Field(ge=0)]
     rounding: Annotated[float, Field(ge=0)] = 0.0
     own_dtype: Annotated[float, Field(ge=0)]
+    tokens_alike: Annotated[float, Field(gt=0, le=1)]
 
     @model_validator(mode="after")
     def as_rounding_explains(self) -> Self:
@@ -149,7 +150,10 @@ def conversion_in_words(loss: Mapping[str, Any]) -> str:
     amount = f"{loss['kld']:.{KLD_DECIMALS}f}" if loss["kld"] >= least else f"less than {least:.{KLD_DECIMALS}f}"
     by_rounding = f"; rounding alone costs {loss['rounding']:.{KLD_DECIMALS}f} there" if loss.get("rounding") else ""
     own = f"; in its own dtype the checkpoint differs from fp32 by {loss['own_dtype']:.3f}" if loss["own_dtype"] else ""
-    return f"KL divergence {amount} nats per token over {loss['tokens']} tokens of one chat{by_rounding}{own}"
+    others = (
+        f"; {1 - loss['tokens_alike']:.2%} of its tokens are others in llama.cpp" if loss["tokens_alike"] < 1 else ""
+    )
+    return f"KL divergence {amount} nats per token over {loss['tokens']} tokens of one chat{by_rounding}{own}{others}"
 
 
 def record_path(gguf: Path) -> Path:

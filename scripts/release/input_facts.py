@@ -6,7 +6,7 @@ experts, and of those that were asked, by the setting of make that gives them. `
 statistics by which CD files have their types. `estimated`: those by whose losses AUTO files have them. `measured`:
 those on whose chats losses were measured. `plain`: the scored files that were made without an imatrix.
 `by_hand`: what was done otherwise than make does it, in words.
-`conversion`: what it changed, of the F16 file that the quants were made from.
+`conversion`: what it changed, of the F16 file that the quants were made from; `full_conversion`: of the full model's.
 `calibration`: of the imatrix record its text's name and digest and the imatrix's; and `held`, the Record IDs of the
 questions whose words the calibration text holds. `fetched`: of those files that a command of ours has fetched, by name,
 from where. `licence`: what the base's own card, if it is the one of the drop, or config names. None where they are not
@@ -196,6 +196,11 @@ def counted_ids(
     return found
 
 
+def converted(record: Path | None) -> dict[str, Any] | None:
+    """Return what a conversion changed by its record, None where that is not known."""
+    return read_record(record, ConversionRecord).get("against_transformers") if record else None
+
+
 def plain_files(sources: dict[str, dict[str, Path]]) -> list[str]:
     """Return the names of this model's scored files that were made without an imatrix, released or not."""
     if SCORES_NAME not in sources["copies"]:
@@ -229,7 +234,8 @@ def input_facts(sources: dict[str, dict[str, Path]]) -> dict[str, Any]:
         **({"measured": ids} if (ids := measured_ids(sources, questions)) else {}),
         **({"plain": names} if (names := plain_files(sources)) else {}),
         **({"by_hand": words} if (words := by_hand(sources, elsewhere, left)) else {}),
-        "conversion": read_record(origins["f16"], ConversionRecord).get("against_transformers"),
+        "conversion": converted(origins["f16"]),
+        **({"full_conversion": full} if (full := converted(origins.get("full f16"))) else {}),
         "calibration": calibration_facts(origins["imatrix"], origins.get("calibration"), questions)
         if by_imatrix(sources)
         else None,

@@ -89,11 +89,15 @@ def test_logits_of_one_layer_at_a_time_are_those_of_the_whole_model(family, tiny
 
 
 def test_digits_are_rounded_whatever_the_size():
-    part = torch.nn.Linear(1, 5, bias=False)
+    numbers = torch.tensor([0.0, 1.0, 1 + 2.0**-12, (1 + 2.0**-9) * 2.0**-100, -(2.0**60)])
+    part = torch.nn.ModuleDict({"gate": torch.nn.Linear(1, 5, bias=False), "gate_proj": torch.nn.Linear(1, 5)})
     with torch.no_grad():
-        part.weight[:, 0] = torch.tensor([0.0, 1.0, 1 + 2.0**-12, (1 + 2.0**-9) * 2.0**-100, -(2.0**60)])
+        for weights in (part["gate"].weight[:, 0], part["gate_proj"].weight[:, 0], part["gate_proj"].bias):
+            weights[:] = numbers
         round_digits(part, 11)
-    assert part.weight[:, 0].tolist() == [0.0, 1.0, 1.0, (1 + 2.0**-9) * 2.0**-100, -(2.0**60)]
+    # A router stays, and so does a vector.
+    assert part["gate"].weight[:, 0].tolist() == part["gate_proj"].bias.tolist() == numbers.tolist()
+    assert part["gate_proj"].weight[:, 0].tolist() == [0.0, 1.0, 1.0, (1 + 2.0**-9) * 2.0**-100, -(2.0**60)]
 
 
 def test_fp32_bits_depend_neither_on_place_nor_on_threads():

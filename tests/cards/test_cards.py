@@ -147,7 +147,7 @@ def test_without_evaluation_and_quality_the_card_says_so_and_has_no_number_of_th
     card = build(pruned_demo, tmp_path / "r", base="some-local-model", quants=("Q6_K", "Q4_K_M"))
     assert "Not evaluated: this release holds no score." in card and "Results" not in headings(card)
     assert "This release holds no KLD of Q6_K, Q4_K_M." in card and "| KLD" not in card
-    assert card.count("nats") == 1 and "in transformers (fp32): KL divergence less than 0.0001 nats per token" in card
+    assert card.count("nats") == 2 and "in transformers (fp32): KL divergence less than 0.0001 nats per token" in card
     given = check_front_matter(tmp_path / "r/README.md", "standard").keys()
     assert not {"base_model", "quantized_by"} & given
     # What its owner must do is no business of the reader: check_release.py prints it.
@@ -210,6 +210,20 @@ def test_commands_hold_the_thought_and_all_of_the_protocol_s_sampling(release):
     checkpoint = run_checkpoint_section(with_others)
     assert "top_p=0.95, top_k=64, min_p=0.05, repetition_penalty=1)" in checkpoint
     assert "top_p=0.95, top_k=64)" in run_checkpoint_section(of_26b)
+
+
+def test_what_a_conversion_changed_is_said_of_both_models(release):
+    plain = {"tokens": 512, "kld": 0.0, "own_dtype": 0.001, "tokens_alike": 1.0}
+    odd = plain | {"kld": 0.27, "rounding": 0.26, "own_dtype": 0.0, "tokens_alike": 0.996}
+    card = gguf_card(replace(release, inputs=release.inputs | {"conversion": plain, "full_conversion": odd}))
+    assert (
+        "less than 0.0001 nats per token over 512 tokens of one chat; in its own dtype the checkpoint differs" in card
+    )
+    full = (
+        "KL divergence 0.2700 nats per token over 512 tokens of one chat; rounding alone costs 0.2600 there; 0.40% of"
+    )
+    assert f"The same of the full model: {full} its tokens are others in llama.cpp." in card
+    assert "The full model is sensitive to rounding" in card and "The pruned model is sensitive" not in card
 
 
 def test_what_a_generation_config_sets_is_known_of_a_checkpoint(pruned_demo, tmp_path):
