@@ -49,14 +49,14 @@ CHOICE_SOURCE := $(if $(DROP_MAP),$(DROP_MAP) $(COPY_MAP),$(STATS) $(CHOOSE))
 OWN_MAP_COMMAND := scripts/copy_drop_map.py --map $(DROP_MAP) --model $(FULL)/checkpoint $(KEEP:%=--keep %)
 CHOICE_COMMAND := $(if $(DROP_MAP),$(OWN_MAP_COMMAND),scripts/generate_drop_map.py --stats $(STATS) --keep $(KEEP) \
   --criterion $(CRITERION) --protect-top $(PROTECT_TOP) $(FOLD:%=--fold %) $(DOMAIN_FLAGS))
-# An older version converted without holding the file against transformers, which a release asks for.
-uncompared = $(if $(wildcard $(1)),$(if $(shell grep -Ls '"against_transformers"' '$(1).json'),FORCE))
 CHOSEN_FILES := $(patsubst %,$(PRUNED)/%,drop_map.json pictures checkpoint f16 report.html plan.json)
 # An own map needs no analysis. It is drawn where there are statistics already, or will be: tiers of CD files need them.
 TIERED := $(if $(CD_TIERS),,$(filter CD-%,$(ASKED_QUANTS) $(EVAL_QUANT) $(LOOP_QUANTS)))
 DRAWN := $(if $(or $(if $(DROP_MAP),,chosen by them),$(TIERED),$(wildcard $(STATS))),$(PICTURES))
 
-# ---- imatrix and quantise
+# ---- convert, imatrix and quantise
+# An older version converted without holding the file against transformers, which a release asks for.
+uncompared = $(if $(wildcard $(1)),$(if $(shell grep -Ls '"against_transformers"' '$(1).json'),FORCE))
 # Asked of the shell when their turn comes: make itself remembers folders as they were when it began.
 quant_records = $(call check_files,$(1),$(shell compgen -G '$(1)/$(2)-*.gguf.json' | LC_ALL=C sort))
 FULL_RECORDS = $(call quant_records,$(FULL_GGUF),$(NAME))

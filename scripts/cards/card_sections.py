@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from choice.drop_map import OWN_MAP, criterion_of, is_by_chance, question_ids_of
 from files.display import code, exactly, markdown_table, plural
 from losses.quality_record import measured
-from quants.quant_record import conversion_in_words
+from quants.quant_record import KLD_DECIMALS
 from release.manifest import CHECKPOINT, DYNAMIC, STANDARD
 from release.names import PLACEHOLDER_OWNER, is_hub_id
 from scoring.score_records import GPQA
@@ -257,6 +257,18 @@ def method_section(release: Release) -> str:
         conversion_text(release),
         pictures_of(release, *(name for name in PICTURES if name.startswith("experts-"))),
     )
+
+
+def conversion_in_words(loss: dict) -> str:
+    """Return what a conversion changed; loss: `against_transformers` of its record."""
+    least = 10**-KLD_DECIMALS
+    amount = f"{loss['kld']:.{KLD_DECIMALS}f}" if loss["kld"] >= least else f"less than {least:.{KLD_DECIMALS}f}"
+    by_rounding = f"; rounding alone costs {loss['rounding']:.{KLD_DECIMALS}f} there" if loss.get("rounding") else ""
+    own = f"; in its own dtype the checkpoint differs from fp32 by {loss['own_dtype']:.3f}" if loss["own_dtype"] else ""
+    others = (
+        f"; {1 - loss['tokens_alike']:.2%} of its tokens are others in llama.cpp" if loss["tokens_alike"] < 1 else ""
+    )
+    return f"KL divergence {amount} nats per token over {loss['tokens']} tokens of one chat{by_rounding}{own}{others}"
 
 
 def conversion_text(release: Release) -> str:

@@ -107,6 +107,7 @@ if absent := [package for package in PACKAGES if importlib.util.find_spec(packag
 
 # Of a Hub: scheme, host, port, path.
 ADDRESS = re.compile(r"https?://(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::(?P<port>\d{1,5}))?(?:/[A-Za-z0-9._~/-]*)?")
+PROXIES = [name for upper in ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY") for name in (upper, upper.lower())]
 # Of a proxy, with the signs that RFC 3986 lets a user's name and password have. Another one in a password would end it
 # early, and the rest would stand in a library's message.
 PROXY = re.compile(
@@ -139,11 +140,10 @@ def unreadable_setting(environment: Mapping[str, str]) -> str:
     if not address or int(address["port"] or 0) >= 1 << 16:
         form = "an address such as https://hub.example:8443/path, without a user's name, password or query"
         return f"HF_ENDPOINT: expected {form}, found another"
-    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
-        for spelt in (name, name.lower()):
-            if (proxy := environment.get(spelt)) and not is_proxy(proxy):
-                form = "a proxy as http://HOST:PORT, signs of a password as %2F and the like"
-                return f"{spelt}: expected {form}, found another"
+    for name in PROXIES:
+        if (proxy := environment.get(name)) and not is_proxy(proxy):
+            form = "a proxy as http://HOST:PORT, signs of a password as %2F and the like"
+            return f"{name}: expected {form}, found another"
     return ""
 
 

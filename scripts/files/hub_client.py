@@ -2,9 +2,11 @@
 
 import hashlib
 import os
+import re
 from pathlib import Path
 
 from files.byte_ranges import COPY_BYTES
+from files.command_start import PROXIES
 from files.input_errors import InputError, sha256_file
 
 import httpx2
@@ -12,7 +14,7 @@ from huggingface_hub import constants, get_token
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import get_session
 
-PROXIES = [name for upper in ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY") for name in (upper, upper.lower())]
+OTHER_SCHEME = re.compile(r"(?!https?:)[a-z0-9]+://", re.IGNORECASE)  # such as socks://, which a desktop sets
 
 
 def own_token() -> str | None:
@@ -33,8 +35,8 @@ def open_session() -> httpx2.Client:
         return get_session()
     except (ImportError, ValueError, httpx2.InvalidURL):
         proxy = "proxies as http://HOST:PORT, signs of a password as %2F and the like"
-        found = [name for name in PROXIES if not os.environ.get(name, "http:").lower().startswith("http:")]
-        advice = f"unset {' and '.join(found)}" if found else ""  # as a desktop sets them beside others
+        found = [name for name in PROXIES if OTHER_SCHEME.match(os.environ.get(name, ""))]
+        advice = f"unset {' and '.join(found)}" if found else ""
         raise InputError(", ".join(found or PROXIES), proxy, "another one", advice) from None
 
 

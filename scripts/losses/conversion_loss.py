@@ -52,7 +52,8 @@ CHAT = Question(
         "The program computes the same: 4.2 * 44 / 100 == 1.848, up to the rounding of binary fractions:\n"
         '```python\nfor grams in (1, 4.2, 100):\n    print(f"{grams:>6} g -> {lost(grams):.3f} g")\n```\n'
         "Auf Deutsch: Kalk verliert beim Brennen 44 % seiner Masse. En français : la chaux vive pèse moins que la "
-        "pierre. По-русски: известь легче камня. 中文：石灰石受热分解，放出二氧化碳。日本語：石灰石を焼くと軽くなる。 "
+        "pierre. По-русски: известь легче камня. "
+        "中文：石灰石受热分解，放出二氧化碳。日本語：石灰石を焼くと軽くなる。 "
         '{"grams": 4.2, "lost": [1.848, "g"], "exact": false} Nobody weighs the gas itself; wait, is the answer asked '
         "for the gas or for the solid? For the gas, hence the second choice."
     ),

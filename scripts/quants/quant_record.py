@@ -144,18 +144,6 @@ class MmprojRecord(FileRecord):
     llama_cpp: str
 
 
-def conversion_in_words(loss: Mapping[str, Any]) -> str:
-    """Return what a conversion changed; loss: `against_transformers` of its record."""
-    least = 10**-KLD_DECIMALS
-    amount = f"{loss['kld']:.{KLD_DECIMALS}f}" if loss["kld"] >= least else f"less than {least:.{KLD_DECIMALS}f}"
-    by_rounding = f"; rounding alone costs {loss['rounding']:.{KLD_DECIMALS}f} there" if loss.get("rounding") else ""
-    own = f"; in its own dtype the checkpoint differs from fp32 by {loss['own_dtype']:.3f}" if loss["own_dtype"] else ""
-    others = (
-        f"; {1 - loss['tokens_alike']:.2%} of its tokens are others in llama.cpp" if loss["tokens_alike"] < 1 else ""
-    )
-    return f"KL divergence {amount} nats per token over {loss['tokens']} tokens of one chat{by_rounding}{own}{others}"
-
-
 def record_path(gguf: Path) -> Path:
     """Return where the record of a GGUF file lies."""
     # Behind the whole name, not in place of the ending: NAME-Q6_K.json could belong to any kind of file.
