@@ -193,11 +193,12 @@ $(if $(AT_WORK),$(error REPLACE: expected no other run at work on $(NAME)$(,) \
 # What REPLACE takes away, settings included, is moved and not deleted: the step may still refuse an input, and then it
 # is put back (scripts/stages/set_aside.py). What lies aside already is older and whole, since the folder gets its name
 # last; what a broken-off step has made since goes. $(call set_aside,SETTINGS FILE,FILES); "$$@" are the FILES that are
-# there: their names may have blanks. A run that was broken off here, as by a full disk, is gone on with.
+# there, the last by name first, so that summary.json, which says that all is there, goes before the answers: their names
+# may have blanks. A run that was broken off here, as by a full disk, is gone on with.
 aside = $(dir $(1)).before-$(basename $(notdir $(1)))
 no_room = { printf 'error: %s: expected room to set aside what REPLACE takes away, found none\n' $(dir $(1)) >&2; \
   false; }
-set_aside = { set --; for f in $(2); do if [ -e "$$$$f" ] || [ -L "$$$$f" ]; then set -- "$$$$@" "$$$$f"; fi; done; \
+set_aside = { set --; for f in $(2); do if [ -e "$$$$f" ] || [ -L "$$$$f" ]; then set -- "$$$$f" "$$$$@"; fi; done; \
   if [ -d $(call aside,$(1)) ]; then rm -rf -- "$$$$@"; elif [ "$$$${1+any}" ] || [ -d $(call aside,$(1)).new ]; then \
   mkdir -p $(call aside,$(1)).new && { [ ! -e $(1) ] || cp -p $(1) $(call aside,$(1)).new 2>/dev/null || \
   $(call no_room,$(1)); } && for f in "$$$$@"; do rm -rf -- $(call aside,$(1)).new/"$$$${f\#\#*/}" && \

@@ -24,8 +24,8 @@ NEW_MODEL := $(call again,model) $(if $(filter-out $(file <$(MODEL_SOURCE)),$(MO
   $(if $(wildcard $(FULL)/checkpoint/config.json),,FORCE) \
   $(if $(wildcard $(MODEL)/config.json),$(if $(filter $(realpath $(wildcard $(MODEL))),$(realpath \
     $(FULL)/checkpoint)),,FORCE))
-MODEL_FILES := $(call check_files,$(MODEL),$(wildcard \
-  $(MODEL)/config.json $(MODEL)/model*.safetensors $(MODEL)/*-of-*.safetensors $(MODEL)/*.safetensors.index.json))
+MODEL_FILES := $(filter-out $(MODEL)/adapter%,$(call check_files,$(MODEL),$(wildcard \
+  $(MODEL)/config.json $(MODEL)/*.safetensors $(MODEL)/*.safetensors.index.json)))
 ANALYZE := $(PYTHON) scripts/teacher_force_analysis.py
 ANALYSIS_FLAGS = --questions $(QUESTIONS) $(KEEP:%=--check-keep %) \
   $(if $(filter yes,$(STREAM_LAYERS)),--stream-layers) $(SPILL:%=--spill %) \

@@ -98,26 +98,34 @@ def test_the_build_folder_is_looked_through_where_there_is_no_proc(without_proc,
             (tmp_path / "build/lnk").symlink_to("/tmp")
 
 
-def test_what_replace_takes_away_is_moved_whatever_its_name(tmp_path):
-    """A blank in it made it two words of the shell: mv took files of the project, or moved all to another place."""
-    folder = tmp_path / "stage"
-    folder.mkdir()
-    (tmp_path / "victim").write_text("mine")
-    for name in ("settings.txt", "a victim", "a -t victim", "-t"):
-        (folder / name).write_text(name)
+@pytest.fixture
+def set_aside(tmp_path):
+    """A folder `stage`, and make's rule that sets aside what is in it, without its rest: a function that runs it."""
+    (tmp_path / "stage").mkdir()
+    text = (REPO / "make/checks.mk").read_text()
     (tmp_path / "t.mk").write_text(
         "SHELL := bash\n.SHELLFLAGS := -eu -o pipefail -c\n"
-        + "".join(
-            re.findall(
-                r"^(?:aside|set_aside|no_room) = (?:.*\\\n)*.*\n", (REPO / "make/checks.mk").read_text(), re.MULTILINE
-            )
-        )
+        + "".join(re.findall(r"^(?:aside|set_aside|no_room) = (?:.*\\\n)*.*\n", text, re.MULTILINE))
         + "define rule\ngo:\n\t@true && $(call set_aside,stage/settings.txt,stage/*) && echo done\nendef\n"
         "$(eval $(rule))\n"
     )
 
+    def go(path: str = os.environ["PATH"]) -> subprocess.CompletedProcess:
+        made = os.environ | {"PATH": path}
+        return subprocess.run(["make", "-f", "t.mk", "go"], cwd=tmp_path, env=made, capture_output=True, text=True)
+
+    return go
+
+
+def test_what_replace_takes_away_is_moved_whatever_its_name(set_aside, tmp_path):
+    """A blank in it made it two words of the shell: mv took files of the project, or moved all to another place."""
+    folder = tmp_path / "stage"
+    (tmp_path / "victim").write_text("mine")
+    for name in ("settings.txt", "a victim", "a -t victim", "-t"):
+        (folder / name).write_text(name)
+
     def go() -> None:
-        done = subprocess.run(["make", "-f", "t.mk", "go"], cwd=tmp_path, capture_output=True, text=True)
+        done = set_aside()
         assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
 
     # A run that a full disk or a kill has broken off on the way has half of it in a folder of another name.
@@ -135,6 +143,19 @@ def test_what_replace_takes_away_is_moved_whatever_its_name(tmp_path):
     go()
     assert {path.name for path in folder.iterdir()} == {".before-settings"}
     assert sorted(path.name for path in (folder / ".before-settings").iterdir()) == names
+
+
+def test_what_says_that_all_is_there_is_set_aside_first(set_aside, tmp_path):
+    """Of a run that was killed amid the moves the scores stayed without their answers, and were shown."""
+    for name in ("answers.jsonl", "lm_eval", "summary.json", "settings.txt"):
+        (tmp_path / "stage" / name).touch()
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/mv").write_text('#!/bin/sh\n/bin/mv "$@"\nexit 1\n')  # the first move is the last one
+    (tmp_path / "bin/mv").chmod(0o755)
+    assert set_aside(f"{tmp_path}/bin:{os.environ['PATH']}").returncode != 0
+    assert not (tmp_path / "stage/summary.json").exists() and (tmp_path / "stage/answers.jsonl").exists()
+    assert set_aside().returncode == 0
+    assert {path.name for path in (tmp_path / "stage").iterdir()} == {".before-settings"}
 
 
 def test_a_command_in_a_quant_s_name_is_run_by_no_goal(tmp_path):

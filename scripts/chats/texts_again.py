@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, ClassVar
 from chats.chat_sequences import MAX_TOKENS, chat_answer, chat_prompt, sequences_digest, teacher_forced_sequence
 from chats.chat_tokenizer import load_tokenizer
 from chats.questions import Question
-from files.input_errors import sha256_file
+from files.input_errors import InputError, sha256_file
 from files.json_records import FileRecord, Sha256, read_record
-from files.seals import Seal, sealing, seals_over
+from files.seals import Seal, advice_for, sealing, seals_over
 
 if TYPE_CHECKING:  # importing transformers takes a second
     from transformers import PreTrainedTokenizerBase
@@ -53,13 +53,17 @@ def is_named_after(text: Path, questions: Path) -> bool:
 def rendered_from(text: Path) -> str | None:
     """Return the sha256 of the question file whose chats were written as a text, by its sealed record.
 
-    None where nothing shows it: chats do not have all that stands in such a file.
+    None where nothing shows it: chats do not have all that stands in such a file. Raises InputError where the record
+    was edited: a card would change, and nobody be told why.
     """
     record = Path(f"{text}.json")
     if not record.is_file():
         return None
     seals = seals_over(record)
-    if sealing() and not (seals and seals.of_file(record, ("render_calibration",)) == Seal.VALID):
+    seal = seals.of_file(record, ("render_calibration",)) if seals else None
+    if seal == Seal.BROKEN:
+        raise InputError(record, "what render_calibration wrote", seal.value, advice_for(seal))
+    if sealing() and seal != Seal.VALID:
         return None
     known = read_record(record, RenderedText)
     return known["question_file_sha256"] if known["sha256"] == sha256_file(text) else None

@@ -70,6 +70,7 @@ def read_stats(path: Path) -> tuple[dict[str, np.ndarray], dict]:
     ids = [question["id"] for question in metadata["questions"]]
     if len(ids) != len(arrays["tokens"]) or len(set(ids)) < len(ids):
         raise InputError(path, f"ids of {len(arrays['tokens'])} questions, each once", f"{len(set(ids))} ids")
+    check_routed(path, arrays, metadata)
     return arrays, metadata
 
 
@@ -112,6 +113,27 @@ def check_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
         raise InputError(path, "an expert in every layer whose outputs were counted", f"none in layer {layer}")
     if len(set(arrays["layer_numbers"].tolist())) < shape[1]:
         raise InputError(path, "every layer once in layer_numbers", "one twice")
+
+
+def check_routed(path: Path, arrays: dict[str, np.ndarray], metadata: dict) -> None:
+    """Raise InputError unless every counted token of a question went through top_k experts of each layer, each once.
+
+    Of tokens whose outputs are not all finite, fewer are counted. In every layer a question has the same tokens; all of
+    them are counted, or those of the answer.
+    """
+    counts, tokens = arrays["token_count"], arrays["tokens"]
+    entered = tokens + arrays["skipped_tokens"]
+    least, most = metadata["top_k"] * (tokens - arrays["nonfinite_tokens"]), metadata["top_k"] * tokens
+    routed = counts.sum(axis=2)
+    # The first question is asked first: a sum of numbers beyond it could turn negative.
+    if (counts > tokens[:, :, None]).any() or (routed < least).any() or (routed > most).any():
+        raise InputError(path, f"a token_count of {metadata['top_k']} experts for each token", "others", MEASURE_AGAIN)
+    for question, of_layers in zip(metadata["questions"], entered.tolist()):
+        length = question.get("tokens") or of_layers[0]
+        least_tokens = length if metadata.get("counted_tokens") == "all" else 1
+        if len(set(of_layers)) > 1 or not least_tokens <= of_layers[0] <= length:
+            expected = f"the {length} tokens of question {question['id']} in each layer"
+            raise InputError(path, expected, ", ".join(map(str, sorted(set(of_layers)))), MEASURE_AGAIN)
 
 
 def check_elimination(path: Path, arrays: dict[str, np.ndarray]) -> None:

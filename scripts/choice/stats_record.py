@@ -26,6 +26,7 @@ class AnalysedQuestion(Fields):
     """One question. truncated: cut after max_tokens; empty_reasoning: the model read the answer without a thought."""
 
     id: str
+    tokens: Positive | None = None
     truncated: bool = False
     empty_reasoning: bool = False
 
@@ -69,4 +70,5 @@ class StatsRecord(Record):
     counted_tokens: str | None = None
     dtype: str | None = None
     attention: str | None = None
+    batch_size: Positive | None = None
     reconstruction: Reconstruction | None = None

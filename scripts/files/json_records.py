@@ -84,6 +84,7 @@ def sha256_json(value: object) -> str:
 SHA256_PATTERN = "^[0-9a-f]{64}$"
 Sha256 = Annotated[str, Field(pattern=SHA256_PATTERN)]  # of a file's bytes, in hex
 ModelName = Annotated[str, Field(pattern=r"^[^<\]|\n]+$")]  # it stands in tables and sentences of a page
+FileName = Annotated[str, Field(pattern=r"^[^<|/]+$")]  # of a file or a folder, without its place
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]

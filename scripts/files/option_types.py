@@ -51,7 +51,12 @@ def command_parser(doc: str | None) -> argparse.ArgumentParser:
     """
     set_command(sys._getframe(1).f_globals.get("__file__", ""))  # the caller: also where pytest calls its main
     first, _, rest = (doc or "").partition("\n")  # python -OO leaves none
-    parser = CommandParser(description=first, epilog=rest.strip(), formatter_class=HelpFormatter)
+    parser = CommandParser(
+        description=first,
+        epilog=rest.strip(),
+        formatter_class=HelpFormatter,
+        allow_abbrev=False,  # a mistyped option is none: --out would else be --output
+    )
     version = VERSION_FILE.read_text().strip()
     parser.add_argument("--version", action="version", version=version, help="print the project's version and exit")
     return parser

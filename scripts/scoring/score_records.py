@@ -13,6 +13,7 @@ from files.input_errors import InputError, shown
 from files.json_records import (
     Count,
     Fields,
+    FileName,
     ModelName,
     Positive,
     Record,
@@ -158,7 +159,7 @@ class Summary(Record):
 
     what: ClassVar[str] = "a summary of eval_gpqa_v3.sh"
     name: ModelName
-    gguf: str
+    gguf: FileName
     gguf_sha256: Sha256
     gguf_bytes: Positive
     experts: Count
@@ -206,7 +207,7 @@ class ScoreRow(Fields):
     experts: Count
     questions: Positive
     seeds: Annotated[list[Count], Field(min_length=1)]
-    gguf: str
+    gguf: FileName
     gguf_sha256: Sha256
     bytes: dict[str, Positive]
     raw_correct: Count

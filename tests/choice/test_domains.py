@@ -108,7 +108,7 @@ def inputs(tmp_path) -> list[str]:
     arrays["token_count"] = np.ceil(9 * arrays["token_count"]).astype(np.int64)
     for row in range(12):  # each domain has three experts of its own, and physics the most questions
         arrays["weighted_norm_sum"][row][:, favourites[0 if row < 8 else row % 2 + 1]] += 5
-    arrays |= {name: np.ones((12, 2), np.int64) for name in LAYER_SUMS} | {"layer_numbers": np.array([3, 5])}
+    arrays |= {name: np.full((12, 2), 99) for name in LAYER_SUMS} | {"layer_numbers": np.array([3, 5])}
     digests = dict.fromkeys(("questions_sha256", "config_sha256", "weights_sha256"), "0" * 64)
     write_stats(
         tmp_path / "stats.safetensors",

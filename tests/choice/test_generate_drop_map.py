@@ -79,7 +79,7 @@ def stats(tmp_path):
     generator = np.random.default_rng(0)
     arrays = {name: generator.random((5, 2, 6)) for name in EXPERT_SUMS}
     arrays["token_count"] = np.ceil(9 * arrays["token_count"]).astype(np.int64)
-    arrays |= {name: np.ones((5, 2), np.int64) for name in LAYER_SUMS} | {"layer_numbers": np.arange(2)}
+    arrays |= {name: np.full((5, 2), 60) for name in LAYER_SUMS} | {"layer_numbers": np.arange(2)}
     metadata = {
         "questions": [{"id": f"q{i}"} for i in range(5)],
         "top_k": 2,
@@ -223,6 +223,11 @@ def test_one_question_says_nothing_of_others(stats, tmp_path, capsys):
         (lambda arrays, metadata: arrays.update(token_count=np.full((5, 2, 6), 1.5)), "in token_count, found float64"),
         (lambda arrays, metadata: arrays.update(tokens=np.ones((5, 2))), "whole numbers (int64) in tokens"),
         (lambda arrays, metadata: arrays.update(layer_numbers=np.arange(2) + 0.5), "in layer_numbers, found float64"),
+        (lambda arrays, metadata: arrays["token_count"].__setitem__((0, 0, 0), 9 * 10**18), "2 experts for each token"),
+        (lambda arrays, metadata: arrays["nonfinite_tokens"].fill(0), "2 experts for each token"),
+        (lambda arrays, metadata: arrays["token_count"].fill(21), "2 experts for each token"),
+        (lambda arrays, metadata: arrays["skipped_tokens"].__setitem__((1, 0), 2), "q1 in each layer, found 62, 120"),
+        (lambda arrays, metadata: metadata["questions"][2].update(tokens=119), "the 119 tokens of question q2"),
         (lambda arrays, metadata: metadata.pop("top_k"), "top_k"),
         (lambda arrays, metadata: metadata.update(questions=3), "questions"),
     ],

@@ -169,7 +169,7 @@ def write(path, layers, experts):
     arrays = {name: generator.random((5, layers, experts)) for name in EXPERT_SUMS}
     arrays["token_count"] = np.ceil(9 * arrays["token_count"]).astype(np.int64)
     arrays["weighted_norm_sum"][:, 0, 1] = 0
-    arrays |= {name: np.ones((5, layers), np.int64) for name in LAYER_SUMS} | {"layer_numbers": np.arange(layers)}
+    arrays |= {name: np.full((5, layers), 999) for name in LAYER_SUMS} | {"layer_numbers": np.arange(layers)}
     write_stats(
         path,
         arrays,

@@ -51,7 +51,7 @@ def stats(tmp_path_factory) -> Path:
     generator = np.random.default_rng(0)
     arrays = {name: generator.random((5, 2, 6)) for name in EXPERT_SUMS}
     arrays["token_count"] = np.ceil(9 * arrays["token_count"]).astype(np.int64)
-    arrays |= {name: np.ones((5, 2), np.int64) for name in LAYER_SUMS} | {"layer_numbers": np.arange(2)}
+    arrays |= {name: np.full((5, 2), 60) for name in LAYER_SUMS} | {"layer_numbers": np.arange(2)}
     digests = {f"{name}_sha256": "0" * 64 for name in ("questions", "config", "weights")}
     path = tmp_path_factory.mktemp("stats") / "stats.safetensors"
     write_stats(path, arrays, {"questions": [{"id": f"q{i}"} for i in range(5)], "top_k": 2, **digests})

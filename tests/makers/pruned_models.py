@@ -42,7 +42,7 @@ def choose_first(folder: Path, questions: Path) -> None:
     shape = (len(ids), LAYERS, EXPERTS)
     falling = np.broadcast_to(np.arange(EXPERTS, 0, -1.0), shape)
     arrays: dict[str, np.ndarray] = {name: falling.copy() for name in EXPERT_SUMS}
-    arrays |= {name: np.full(shape[:2], 100) for name in LAYER_SUMS} | {"layer_numbers": np.arange(LAYERS)}
+    arrays |= {name: np.full(shape[:2], EXPERTS**2) for name in LAYER_SUMS} | {"layer_numbers": np.arange(LAYERS)}
     arrays |= {"token_count": falling.astype(np.int64), "moe_output_norm_sum": np.full(shape[:2], 9.0)}
     asked = load_questions(questions, QUESTION_SEED)[: len(ids)]
     template, tokens = analysed_digests(model, asked, MAX_TOKENS)

@@ -49,6 +49,11 @@ def write_statistics(path: Path, questions: int, layers: int, experts: int, seed
     arrays |= {name: draw.integers(1, 500, (questions, layers)) for name in LAYER_SUMS} | {
         "layer_numbers": np.arange(layers)
     }
+    # Two experts of each token, but for the tokens whose outputs were not all finite; the rest were skipped.
+    routed = arrays["token_count"].sum(axis=2)
+    arrays["tokens"] = np.maximum(-(-routed // 2), arrays["token_count"].max(axis=2))
+    arrays["nonfinite_tokens"] = arrays["tokens"] - routed // 2
+    arrays["skipped_tokens"] = arrays["tokens"].max(axis=1, keepdims=True) - arrays["tokens"]
     arrays["moe_output_norm_sum"] = arrays["moe_output_norm_sum"].astype(np.float64)
     write_stats(
         path,

@@ -80,6 +80,12 @@ def test_answers_are_those_of_their_task(tmp_path, task, row, words):
         assert run["raw_correct"] == 1
 
 
+@pytest.mark.parametrize("name", ["../../m.gguf", "/etc/passwd", "<b>m</b>.gguf", "m|n.gguf", ""])
+def test_the_scored_file_has_a_name_without_a_place_or_marks(name):
+    with pytest.raises(InputError, match="gguf"):
+        check_record("summary.json", summary("m", None) | {"gguf": name}, Summary)
+
+
 def test_pass_at_is_of_several_seeds_and_begins_with_the_score():
     protocols = [{"protocol": {"seed": seed}, "protocol_sha256": sha256_json({"seed": seed})} for seed in (1, 2)]
     content = {"version": Scores.current, **compare([[summary("m", None) | one for one in protocols]], [[]])}

@@ -6,14 +6,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import plan_run
-from calls import call
+from calls import as_command, call
 from files.input_errors import InputError
+from files.seals import MARKER
+from files.written_records import write_record
 from stages import calibration
 from stages.needs import RunSizes
 from stages.planned_steps import PlannedStep
 from stages.run_costs import COPIED, START_SECONDS, Work, disk_after, peak_memory, step_cost
 from stages.run_plan import RunPlan, factors_of, rows_of
-from stages.step_usage import StepRecord
+from stages.step_usage import StepRecord, read_step_records
 
 import pytest
 
@@ -114,6 +116,16 @@ def test_done_steps_come_first_and_a_step_that_is_left_again_is_not_done():
     rows = rows_of(PLAN, [record("drop", 7.0), record("quant", 9.0, began=1.0)], left, {})
     assert [(row.words, row.actual and row.actual[0]) for row in rows] == [("Step drop", 7.0), ("Quantise", None)]
     assert [row.planned[2] for row in rows] == [110 * GB, 125 * GB]
+
+
+def test_what_an_edited_record_says_of_a_step_is_not_told(tmp_path):
+    (tmp_path / MARKER).touch()
+    for name in ("drop", "quant"):
+        with as_command("run_step"):
+            write_record(tmp_path / f"{name}.json", record(name, 7.0), StepRecord)
+    edited = tmp_path / "quant.json"
+    edited.write_text(edited.read_text().replace("7.0", "730000.0"))
+    assert [one["seconds"] for one in read_step_records(tmp_path)] == [7.0]
 
 
 def test_a_calibration_is_measured_once_for_each_machine(tmp_path, monkeypatch):
