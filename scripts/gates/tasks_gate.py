@@ -11,7 +11,7 @@ from files.json_records import read_record
 from gates.checked import Checked, Outcome
 from gates.lineage import Breaks, Lineage
 from gates.made_again import known_quants, made_again
-from gates.scored import answered_breaks
+from gates.scored import answered_breaks, seed_breaks
 from gates.seen_questions import file_breaks, seen_breaks
 from release.manifest import DIGITS
 from release.question_roles import asked_by_any
@@ -76,7 +76,7 @@ def one_task_breaks(lineage: Lineage, name: str, path: Path) -> Breaks:
             found += answered_breaks(lineage, run, known, own["questions"], own["examples"])
         except InputError as error:  # of one answer or sample: it does not say in which of the runs
             found.append(InputError(run.parent, "answers that can be counted again", str(error), EVALUATE))
-    found = found or part_breaks(lineage, name, own, task)
+    found = found or part_breaks(lineage, name, own, task) or seed_breaks(path, scores)
     if found:
         return found
     models = group_runs(own["run"])

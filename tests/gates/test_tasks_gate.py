@@ -13,6 +13,7 @@ from files.input_errors import InputError, sha256_file
 from files.json_records import read_json, read_record
 from files.seals import MARKER
 from files.written_records import write_record
+from gates import scored as scored_gate
 from gates.checked import Checked, Outcome
 from gates.gates import build_gate, made_gate
 from gates.seals_gate import seals_gate
@@ -239,6 +240,12 @@ def test_the_gate_sees_an_answer_that_is_changed_later(released, scored, tmp_pat
         assert len(unsealed) == 1 and "answers.jsonl, line" in unsealed[0] and "REPLACE=tasks" in unsealed[0]
     finally:
         answers.write_text(before)
+
+
+def test_the_seeds_of_a_task_follow_one_another(released, monkeypatch):
+    assert not outcome_of(released).deviations
+    monkeypatch.setattr(scored_gate, "in_a_row", lambda seeds: seeds == [42, 44])
+    assert "expected seeds that follow one another, found 42, 43" in outcome_of(released).deviations[0]
 
 
 def test_without_further_tasks_the_gate_does_not_apply(pruned_demo, tmp_path):
