@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from choice.drop_map import OWN_MAP, criterion_of, is_by_chance, question_ids_of
 from files.display import code, exactly, markdown_table, plural
 from losses.quality_record import measured
-from quants.quant_record import KLD_DECIMALS
+from quants.quant_record import KLD_DECIMALS, NOTED_OWN_KLD
 from release.manifest import CHECKPOINT, DYNAMIC, STANDARD
 from release.names import PLACEHOLDER_OWNER, is_hub_id
 from scoring.score_records import GPQA
@@ -285,13 +285,18 @@ def conversion_text(release: Release) -> str:
 
 def conversion_limits(release: Release) -> list[str]:
     """Return that the GGUF files are another model than the checkpoint, where rounding makes them one."""
-    models = {"conversion": "pruned", "full_conversion": "full"}
-    others = [name for key, name in models.items() if (release.inputs.get(key) or {}).get("rounding")]
-    return [
-        f"The {name} model is sensitive to rounding: llama.cpp's F16 file differs from the checkpoint as transformers "
-        "computes it (What was done). Scores and losses are of GGUF files, and the checkpoint's own may be others."
-        for name in others
-    ]
+    found, models = [], {"conversion": "pruned", "full_conversion": "full"}
+    for key, name in models.items():
+        loss = release.inputs.get(key) or {}
+        of_file = ["llama.cpp's F16 file differs from the checkpoint as transformers computes it"]
+        of_dtype = ["in its own dtype the checkpoint differs from what it is in fp32"]
+        noted = of_file * bool(loss.get("rounding")) + of_dtype * (loss.get("own_dtype", 0) > NOTED_OWN_KLD)
+        if noted:
+            found.append(
+                f"The {name} model is sensitive to rounding: {', and '.join(noted)} (What was done). Scores and losses "
+                "are of GGUF files, and the checkpoint's own may be others."
+            )
+    return found
 
 
 def score_limits(release: Release) -> list[str]:

@@ -21,6 +21,7 @@ BITS_ROUNDING = 0.000501  # of three decimals, and of the float that holds them
 # Of a conversion, in nats per token: F16 costs some 1e-5, a quant of 8 bits some thousandths. More must be rounding.
 SAME_KLD = 0.01
 ROUNDINGS = 2  # times what rounding costs in transformers
+NOTED_OWN_KLD = 0.02  # of a checkpoint's own dtype against fp32: above it a card's limits say so
 KLD_DECIMALS = 4  # further ones come from the order of sums, which another processor may change
 COPIED = ("F16", "BF16", "F32")  # no tool makes these: they are links to their source
 ONE_BUILD = "give every host the same LLAMA_CPP, and build the file again with REPLACE=quants"

@@ -12,7 +12,7 @@ import check_release
 from calls import call
 from cards.card_results import count_in_words, counts_table, licence_in_words, map_of, patch_table, variants_table
 from cards.card_run import run_checkpoint_section, run_ggufs_section
-from cards.card_sections import Release, method_section
+from cards.card_sections import Release, conversion_limits, method_section
 from cards.card_tables import file_table
 from cards.card_words import check_card_words
 from cards.chores import chores
@@ -223,7 +223,12 @@ def test_what_a_conversion_changed_is_said_of_both_models(release):
         "KL divergence 0.2700 nats per token over 512 tokens of one chat; rounding alone costs 0.2600 there; 0.40% of"
     )
     assert f"The same of the full model: {full} its tokens are others in llama.cpp." in card
-    assert "The full model is sensitive to rounding" in card and "The pruned model is sensitive" not in card
+    assert "The full model is sensitive to rounding: llama.cpp's F16 file differs" in card
+    assert "The pruned model is sensitive" not in card
+    limits = conversion_limits(replace(release, inputs={"conversion": odd | {"own_dtype": 0.03}}))
+    assert [line.count("differs from") for line in limits] == [2]
+    (line,) = conversion_limits(replace(release, inputs={"conversion": plain | {"own_dtype": 0.03}}))
+    assert "rounding: in its own dtype the checkpoint differs from what it is in fp32 (What" in line
 
 
 def test_what_a_generation_config_sets_is_known_of_a_checkpoint(pruned_demo, tmp_path):

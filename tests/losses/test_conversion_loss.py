@@ -85,7 +85,7 @@ def test_a_router_that_transformers_rounds_is_refused(changed, tmp_path, refusal
                 tensors[name] = rows + common
 
     model = changed(widen)
-    refusal(convert_to_gguf.main, ["--model", model, "--name", "x", "--output", tmp_path / "x.gguf"], OTHER_DTYPE)
+    refusal(convert_to_gguf.main, ["--model", model, "--name", "x", "--output", tmp_path / "x.gguf"], REFUSED)
 
 
 def test_a_model_in_float16_is_finite_in_float16(changed, tmp_path, refusal):
