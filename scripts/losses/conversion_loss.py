@@ -23,7 +23,7 @@ from files.input_errors import InputError
 from llama.llama_tools import LlamaCpp
 from losses.converted_logits import by_library, by_server
 from losses.kld_statistics import kl_divergence
-from quants.quant_record import KLD_DECIMALS, ROUNDINGS, SAME_KLD
+from quants.quant_record import KLD_DECIMALS, MOST_OWN_KLD, ROUNDINGS, SAME_KLD
 
 import numpy as np
 import torch
@@ -31,9 +31,6 @@ from torch import nn
 
 MOST_TOKENS = 512
 LEAST_ALIKE = 0.995  # of the tokens
-# Nats per token. To round each step to bfloat16 costs some thousandths, and more where routers are undecided: cards say
-# that (NOTED_OWN_KLD). This much is another model.
-MOST_OWN_KLD = 0.1
 OWN_DECIMALS = 3
 F16_BITS = 11  # digits of an F16 number
 OTHER_DTYPE = 'name a wider "dtype" in its config.json, and begin again'

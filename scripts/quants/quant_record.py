@@ -21,7 +21,9 @@ BITS_ROUNDING = 0.000501  # of three decimals, and of the float that holds them
 # Of a conversion, in nats per token: F16 costs some 1e-5, a quant of 8 bits some thousandths. More must be rounding.
 SAME_KLD = 0.01
 ROUNDINGS = 3  # times what rounding costs in transformers; 1.0 and 1.7 were seen, of a full and a pruned model
-NOTED_OWN_KLD = 0.02  # of a checkpoint's own dtype against fp32: above it a card's limits say so
+# Of a checkpoint in its own dtype against fp32. To round each step to bfloat16 costs some thousandths, and more where
+# routers are undecided. Above the first a card's limits say so; above the second it is another model.
+NOTED_OWN_KLD, MOST_OWN_KLD = 0.02, 0.1
 KLD_DECIMALS = 4  # further ones come from the order of sums, which another processor may change
 COPIED = ("F16", "BF16", "F32")  # no tool makes these: they are links to their source
 ONE_BUILD = "give every host the same LLAMA_CPP, and build the file again with REPLACE=quants"
@@ -89,7 +91,7 @@ class ConversionLoss(Fields):
     tokens: Positive
     kld: Annotated[float, Field(ge=0)]
     rounding: Annotated[float, Field(ge=0)] = 0.0
-    own_dtype: Annotated[float, Field(ge=0)]
+    own_dtype: Annotated[float, Field(ge=0, le=MOST_OWN_KLD)]
     tokens_alike: Annotated[float, Field(gt=0, le=1)]
 
     @model_validator(mode="after")

@@ -35,6 +35,7 @@ class FrozenQuestion(Fields):
     """A row of frozen.jsonl, as far as we read it; lm-eval's templates read the other fields."""
 
     record_id: str = Field(alias="Record ID", min_length=1)
+    question: str = Field(alias="Question", min_length=1)
     prompt: str = Field(min_length=1)
     choices: Annotated[list[str], Field(min_length=4, max_length=4)]
     answer: str = Field(pattern=r"^\([A-D]\)$")

@@ -124,6 +124,8 @@ def test_what_rounding_explains_is_let_through_and_both_figures_are_kept(demo_mo
     assert 1e-4 < loss["kld"] <= ROUNDINGS * loss["rounding"] < SAME_KLD, loss
     with pytest.raises(ValueError, match="of at most 0.01, or of rounding"):
         ConversionLoss(tokens=512, kld=0.5, rounding=0.15, own_dtype=0.0, tokens_alike=1.0)
+    with pytest.raises(ValueError, match="less than or equal to 0.1"):
+        ConversionLoss(tokens=512, kld=0.0, own_dtype=0.999, tokens_alike=1.0)
 
 
 def test_what_only_a_router_loses_by_rounding_explains_nothing(changed, tmp_path, refusal):
