@@ -96,6 +96,16 @@ def alike_tokens(model: Path, ids: list[int], found: list[int]) -> float:
     return alike
 
 
+def check_begin(model: Path, ids: list[int], begin: list[int]) -> None:
+    """Raise InputError unless a chat begins with what llama.cpp puts before every text: it would be scored with it.
+
+    ids: of the chat, by transformers; begin: the tokens that llama.cpp puts there, as `<bos>`.
+    """
+    if ids[: len(begin)] != begin:
+        expected = f"a chat template that begins with token {begin[0]}, which llama.cpp puts before each chat"
+        raise InputError(model, expected, f"token {ids[0]}", "begin the template with {{ bos_token }}")
+
+
 def round_further(part: nn.Module, dtype: torch.dtype) -> None:
     """Round the weights that a part has as they are loaded, and then to F16's digits, which changes float32 alone."""
     round_weights(part, dtype)
@@ -134,9 +144,10 @@ def conversion_loss(reference: Reference, gguf: Path, tools: LlamaCpp, named: Pa
     wanted = reference.logits(partial(round_weights, dtype=reference.dtype))
     own = own_dtype_loss(reference, wanted)
     try:
-        tokens, divergence = (by_library if library else by_server)(gguf, tools, reference.text, ids, wanted)
+        tokens, begin, divergence = (by_library if library else by_server)(gguf, tools, reference.text, ids, wanted)
     except InputError as error:
         raise error.of(named) from error  # the file has a temporary name as yet
+    check_begin(model, reference.ids, begin)
     alike = alike_tokens(model, reference.ids, tokens)
     mean = float(divergence.mean())
     loss = {

@@ -7,6 +7,7 @@ import math
 import os
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 from files.input_errors import InputError
 from llama.llama_server import LlamaServer, server_command
@@ -24,10 +25,16 @@ LEAST_REST = 1e-12  # of a probability
 EXACT = ["-fa", "off", "-ctk", "f32", "-ctv", "f32"]
 
 
-def by_library(
-    gguf: Path, tools: LlamaCpp, text: str, ids: list[int], wanted: np.ndarray
-) -> tuple[list[int], np.ndarray]:
-    """Return the tokens of a text, and KL(transformers || llama.cpp) after each of `ids` in nats.
+class Converted(NamedTuple):
+    """What llama.cpp makes of a text: its tokens, those that it puts before every one, and the divergence in nats."""
+
+    tokens: list[int]
+    begin: list[int]
+    divergence: np.ndarray
+
+
+def by_library(gguf: Path, tools: LlamaCpp, text: str, ids: list[int], wanted: np.ndarray) -> Converted:
+    """Return what llama.cpp makes of a text, with KL(transformers || llama.cpp) after each of `ids`.
 
     text: its special tokens are written out; wanted: logits of transformers after `ids`, [tokens, vocabulary].
     """
@@ -35,12 +42,11 @@ def by_library(
         found = converted.logits(ids)
     if wanted.shape != found.shape:
         raise InputError(gguf, f"{wanted.shape[1]} logits per token, as transformers has", str(found.shape[1]))
-    return text_tokens(tools, gguf, text.encode()), kl_divergence(wanted, found)
+    tokens, begin = text_tokens(tools, gguf, text.encode()), text_tokens(tools, gguf, b"", begin=True)
+    return Converted(tokens, begin, kl_divergence(wanted, found))
 
 
-def by_server(
-    gguf: Path, tools: LlamaCpp, text: str, ids: list[int], wanted: np.ndarray
-) -> tuple[list[int], np.ndarray]:
+def by_server(gguf: Path, tools: LlamaCpp, text: str, ids: list[int], wanted: np.ndarray) -> Converted:
     """Return what `by_library` does, but the divergence after every STEP-th of `ids` alone.
 
     An answer lists the likeliest tokens. The others count as one: that is never more than the whole divergence. Where
@@ -51,9 +57,10 @@ def by_server(
     with tempfile.TemporaryDirectory() as folder, LlamaServer(command, gguf, Path(folder) / "server.log") as server:
         body = {"content": text, "add_special": False, "parse_special": True}
         tokens = server.request("/tokenize", body)["tokens"]
+        begin = server.request("/tokenize", {"content": "", "add_special": True})["tokens"]
         listed = {place: likeliest(server, ids[: place + 1]) for place in range(STEP - 1, len(ids), STEP)}
     ours = {place: log_softmax(wanted[place].astype(np.float64)) for place, found in listed.items() if found}
-    return tokens, np.array([divergence_of_listed(ours[place], listed[place]) for place in ours])
+    return Converted(tokens, begin, np.array([divergence_of_listed(ours[place], listed[place]) for place in ours]))
 
 
 def likeliest(server: LlamaServer, ids: list[int]) -> dict[int, float]:

@@ -158,6 +158,19 @@ def test_a_tokenizer_that_llama_cpp_reads_otherwise_is_refused(demo_model, tmp_p
     refusal(convert_to_gguf.main, arguments, model, "expected a tokenizer that llama.cpp reads as transformers does")
 
 
+@pytest.mark.parametrize("library", [True, False])
+def test_a_template_without_what_llama_cpp_begins_with_is_refused(demo_model, tmp_path, refusal, monkeypatch, library):
+    """Experts would be chosen on chats without <bos>, and scored on chats with it."""
+    if not library:
+        monkeypatch.setattr("llama.serve_check.check_library_loads", lambda *_: False)
+    model = Path(shutil.copytree(demo_model, tmp_path / "model"))
+    template = (model / "chat_template.jinja").read_text()
+    (model / "chat_template.jinja").write_text(template.replace("bos_token", "''"))
+    words = "expected a chat template that begins with token 2, which llama.cpp puts before each chat, found token"
+    refusal(convert_to_gguf.main, ["--model", model, "--name", "x", "--output", tmp_path / "x.gguf"], model, words)
+    assert not list(tmp_path.glob("x.gguf*"))
+
+
 def test_numbers_without_an_end_are_told_of_the_output(changed, tmp_path, refusal):
     def scale(tensors: dict[str, torch.Tensor]) -> None:  # finite in bf16
         tensors["model.layers.1.mlp.down_proj.weight"] *= 2.0**40
