@@ -14,7 +14,7 @@ from gates.seen_questions import read_breaks, seen_breaks
 from ggufs.imatrix import ImatrixRecord
 from loops.loop_results import LOOPS_NAME, LoopResults
 from losses.quality_record import QUALITY_NAME, Quality
-from quants.quant_record import COPIED, QuantRecord
+from quants.quant_record import QuantRecord, is_copy
 from quants.recipes import target_bytes
 from release.manifest import DIGITS
 from release.names import is_standard
@@ -98,7 +98,7 @@ def line_breaks(lineage: Lineage, known: Quants) -> Breaks:
     """Standard files beside which others are judged have the imatrix that these have, or none where these have none."""
     path = lineage.sources["copies"].get(QUALITY_NAME)
     files = {entry["sha256"] for entry in read_record(path, Quality)["files"]} if path else set()
-    measured = [(path, record) for path, record in known if record["sha256"] in files and record["base"] not in COPIED]
+    measured = [(path, record) for path, record in known if record["sha256"] in files and not is_copy(record)]
     judged = {record["imatrix_sha256"] for _, record in measured if not is_standard(record["type"])}
     found: Breaks = []
     for place, record in measured:

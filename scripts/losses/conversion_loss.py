@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from analysis.checkpoint_logits import checkpoint_logits, round_digits, round_weights, with_digits
+from analysis.checkpoint_logits import checkpoint_logits, lost_in_f16, round_digits, round_weights, with_digits
 from analysis.model_checks import stored_dtype
 from chats.chat_sequences import chat_answer, chat_prompt, token_ids
 from chats.chat_tokenizer import load_tokenizer
@@ -33,6 +33,7 @@ MOST_TOKENS = 512
 LEAST_ALIKE = 0.995  # of the tokens
 OWN_DECIMALS = 3
 F16_BITS = 11  # digits of an F16 number
+MOST_LOST = 0.01  # of a matrix's norm, by F16's range: no rounding
 OTHER_DTYPE = 'name a wider "dtype" in its config.json, and begin again'
 
 # Of many kinds of words, so that many experts are asked.
@@ -106,9 +107,13 @@ def check_begin(model: Path, ids: list[int], begin: list[int]) -> None:
         raise InputError(model, expected, f"token {ids[0]}", "begin the template with {{ bos_token }}")
 
 
-def round_further(part: nn.Module, dtype: torch.dtype) -> None:
-    """Round the weights that a part has as they are loaded, and then to F16's digits, which changes float32 alone."""
+def round_further(part: nn.Module, dtype: torch.dtype, lost: list[float]) -> None:
+    """Round the weights that a part has as they are loaded, and then to F16's digits, which changes float32 alone.
+
+    lost: gets what `lost_in_f16` says of the part.
+    """
     round_weights(part, dtype)
+    lost.append(lost_in_f16(part))
     round_digits(part, F16_BITS)
 
 
@@ -136,9 +141,9 @@ def conversion_loss(reference: Reference, gguf: Path, tools: LlamaCpp, named: Pa
 
     `own_dtype`: what `own_dtype_loss` returns; `tokens_alike`: what `alike_tokens` does. Where kld is above SAME_KLD,
     also what `rounding` costs in transformers, of matrices and hidden states to F16's digits, as llama.cpp does before
-    each product: a model whose router is undecided becomes another one by it. gguf: a conversion of the reference;
-    named: that file, in messages; library: whether the bindings know the tools' libllama. Raises InputError where
-    rounding does not explain it.
+    each product: a model whose router is undecided becomes another one by it. What F16's range loses is no rounding.
+    gguf: a conversion of the reference; named: that file, in messages; library: whether the bindings know the tools'
+    libllama. Raises InputError where rounding does not explain it.
     """
     model, ids = reference.model, reference.ids[:MOST_TOKENS]
     wanted = reference.logits(partial(round_weights, dtype=reference.dtype))
@@ -158,14 +163,16 @@ def conversion_loss(reference: Reference, gguf: Path, tools: LlamaCpp, named: Pa
     }
     if mean <= SAME_KLD:
         return loss
-    between = partial(with_digits, bits=F16_BITS)
-    rounded = reference.logits(partial(round_further, dtype=reference.dtype), between=between)
-    rounding = round(float(kl_divergence(wanted, rounded).mean()), KLD_DECIMALS)
-    if not mean <= ROUNDINGS * rounding:
+    lost: list[float] = []
+    change, between = partial(round_further, dtype=reference.dtype, lost=lost), partial(with_digits, bits=F16_BITS)
+    rounding = round(float(kl_divergence(wanted, reference.logits(change, between=between)).mean()), KLD_DECIMALS)
+    if not mean <= ROUNDINGS * rounding or max(lost) > MOST_LOST:
         raise InputError(
             named,
             f"what transformers computes from {model}, with a KL divergence of at most {SAME_KLD} nats",
             f"{mean:.3f} over {len(divergence)} tokens, where rounding costs {rounding:.3f}",
-            "something in the checkpoint means another thing to llama.cpp, or F16 cannot hold its numbers",
+            f"F16 cannot hold its numbers: a matrix loses {max(lost):.0%} there"
+            if max(lost) > MOST_LOST
+            else "something in the checkpoint means another thing to llama.cpp",
         )
     return loss | {"rounding": rounding}

@@ -153,9 +153,14 @@ def record_path(gguf: Path) -> Path:
     return Path(f"{gguf}.json")
 
 
+def is_copy(record: Mapping[str, Any]) -> bool:
+    """Tell whether a quant is its source as it was; an AUTO file is, where the target has room for all of it."""
+    return record["base"] in COPIED or record["sha256"] == record["source_sha256"]
+
+
 def of_other_builds(records: Mapping[str, dict]) -> list[InputError]:
     """Return an error for each quant that another build of llama.cpp made than most of them; records: by file."""
-    made = {name: record for name, record in records.items() if record["base"] not in COPIED}
+    made = {name: record for name, record in records.items() if not is_copy(record)}
     builds = {name: record.get("tools_sha256") or "not recorded" for name, record in made.items()}
     usual = Counter(builds.values()).most_common(1)
     return [

@@ -8,7 +8,7 @@ from files.json_records import Record, read_record
 from ggufs.imatrix import ImatrixRecord
 from loops.loop_results import LOOPS_NAME, LoopResults
 from losses.quality_record import QUALITY_NAME, Quality
-from quants.quant_record import COPIED, ConversionRecord, QuantRecord
+from quants.quant_record import ConversionRecord, QuantRecord, is_copy
 from release.task_files import task_copies
 from scoring.score_records import SCORES_NAME, Scores
 from speed.active_experts import ACTIVE_NAME, ActiveExperts
@@ -84,7 +84,7 @@ def types_with(records: Iterable[dict]) -> set[str]:
 
 def types_without(records: Iterable[dict]) -> set[str]:
     """Return the types that were made without an imatrix, but for those that are copies."""
-    return {record["type"] for record in records if not record["imatrix_sha256"] and record["base"] not in COPIED}
+    return {record["type"] for record in records if not record["imatrix_sha256"] and not is_copy(record)}
 
 
 def by_imatrix(sources: SourcePaths) -> bool:

@@ -46,8 +46,8 @@ def test_files_of_one_type_are_of_one_recipe(own, changes, words):
 
 
 IMATRIX, OTHER = {"imatrix_sha256": "1" * 64}, {"imatrix_sha256": None}
-LINE = {"type": "Q4_K_M", "base": "Q4_K_M", "sha256": "4" * 64}
-JUDGED = {"type": "CD-Q4_K_M", "base": "Q3_K_M", "sha256": "5" * 64}
+LINE = {"type": "Q4_K_M", "base": "Q4_K_M", "sha256": "4" * 64, "source_sha256": "f" * 64}
+JUDGED = {"type": "CD-Q4_K_M", "base": "Q3_K_M", "sha256": "5" * 64, "source_sha256": "f" * 64}
 
 
 @pytest.mark.parametrize(
@@ -60,6 +60,7 @@ JUDGED = {"type": "CD-Q4_K_M", "base": "Q3_K_M", "sha256": "5" * 64}
         (LINE | {"imatrix_sha256": "2" * 64}, JUDGED | IMATRIX, "found with the imatrix 222222222222"),
         (LINE | OTHER | {"base": "F16"}, JUDGED | IMATRIX, ""),  # it has no types that an imatrix could choose
         (LINE | OTHER | {"sha256": "6" * 64}, JUDGED | IMATRIX, ""),  # not measured
+        (LINE | IMATRIX, JUDGED | OTHER | {"source_sha256": "5" * 64}, ""),  # an AUTO file with room for all of F16
     ],
 )
 def test_a_verdict_is_beside_files_that_were_made_alike(monkeypatch, line, judged, words):

@@ -146,6 +146,21 @@ def test_what_only_a_router_loses_by_rounding_explains_nothing(changed, tmp_path
     refusal(convert_to_gguf.main, arguments, REFUSED, "where rounding costs 0.0")
 
 
+def test_what_the_range_of_f16_loses_is_no_rounding(demo_model, tmp_path, refusal, monkeypatch):
+    """Neurons that cancel in all digits made rounding as dear as the loss of all experts of a layer."""
+    monkeypatch.setattr(losses.conversion_loss, "SAME_KLD", 1e-4)
+    monkeypatch.setattr(losses.conversion_loss, "ROUNDINGS", 1e9)
+    model = build_tiny_model(tmp_path / "model", "text", demo_model, torch.float32)
+    for path in model.glob("*.safetensors"):
+        tensors = load_file(path)
+        for name in tensors:
+            if name.endswith("experts.down_proj"):
+                tensors[name][1] *= 2.0**-40  # of one expert of many
+        save_file(tensors, path, {"format": "pt"})
+    arguments = ["--model", model, "--name", "x", "--output", tmp_path / "x.gguf"]
+    refusal(convert_to_gguf.main, arguments, "F16 cannot hold its numbers: a matrix loses 100% there")
+
+
 @pytest.mark.parametrize("step", [{"type": "Lowercase"}, {"type": "Prepend", "prepend": "▁"}, {"type": "NFKC"}])
 def test_a_tokenizer_that_llama_cpp_reads_otherwise_is_refused(demo_model, tmp_path, refusal, step):
     model = Path(shutil.copytree(demo_model, tmp_path / "model"))

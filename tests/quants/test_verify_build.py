@@ -85,11 +85,13 @@ def test_what_is_wrong_is_named_file_by_file(build, refusal, capsys):
 
 
 def test_another_build_of_the_tools_is_named_and_a_link_to_the_f16_has_none():
-    records = {name: {"base": name, "tools_sha256": USUAL} for name in ("Q8_0", "Q6_K", "Q4_K_M")}
-    records["F16"] = {"base": "F16", "tools_sha256": None}
+    digests = {"sha256": "1" * 64, "source_sha256": "f" * 64}
+    records = {name: digests | {"base": name, "tools_sha256": USUAL} for name in ("Q8_0", "Q6_K", "Q4_K_M")}
+    records["F16"] = digests | {"base": "F16", "tools_sha256": None}
+    records["AUTO-9"] = {"base": "Q8_0", "tools_sha256": None} | dict.fromkeys(digests, "f" * 64)  # the F16 file itself
     assert of_other_builds(records) == [] == of_other_builds({})
     records["Q6_K"] |= {"tools_sha256": OTHER}
-    records["Q4_0"] = {"base": "Q4_0"}  # of a time when records named no build
+    records["Q4_0"] = digests | {"base": "Q4_0"}  # of a time when records named no build
     lines = [str(error) for error in of_other_builds(records)]
     assert [line.partition(":")[0] for line in lines] == ["Q6_K", "Q4_0"]
     assert f"({USUAL[:12]}), found {OTHER[:12]}; give every host the same LLAMA_CPP" in lines[0]
