@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from chats.rendered_text import check_rendered
 from files.input_errors import RECORD_MIB, InputError, check_bounded, sha256_file
 from files.json_records import read_json
 from files.known_digests import known_sha256
@@ -143,6 +144,7 @@ def check_imatrix_inputs(args: argparse.Namespace) -> None:
     """Raise InputError for a model or a text that cannot be used, and for an output whose place is taken."""
     read_header(args.model)
     check_calibration(args.calibration, args.context)
+    check_rendered(args.calibration)
     check_apart([args.model, args.calibration], [args.output, Path(f"{args.output}.json")])
     check_recorded(
         args.output, "an earlier imatrix", lambda record: {"calibration_sha256", "model_sha256"} <= record.keys()

@@ -15,7 +15,8 @@ from pathlib import Path
 from chats.chat_sequences import token_ids
 from chats.chat_tokenizer import load_tokenizer
 from chats.questions import QUESTION_SEED, load_questions
-from chats.texts_again import RenderedText, calibration_chats, joined_chats
+from chats.rendered_text import RenderedText
+from chats.texts_again import calibration_chats, joined_chats
 from files.input_errors import sha256_file
 from files.option_types import command_parser, named_path
 from files.safe_files import check_apart, run, write_whole

@@ -22,7 +22,7 @@ LONGEST_CHAIN = 10
 # locked, and digests are remembered: each by a module of its own, which fewer modules would have to share.
 MOST_MODULES = {
     "report_imatrix": 10,
-    "build_imatrix": 13,
+    "build_imatrix": 14,
     "build_report": 39,
     "quantize_gguf": 25,
 }  # that a command imports

@@ -6,24 +6,14 @@ digest shows it: question files and weights are the same.
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from chats.chat_sequences import MAX_TOKENS, chat_answer, chat_prompt, sequences_digest, teacher_forced_sequence
 from chats.chat_tokenizer import load_tokenizer
 from chats.questions import Question
-from files.input_errors import InputError, sha256_file
-from files.json_records import FileRecord, Sha256, read_record
-from files.seals import Seal, advice_for, sealing, seals_over
 
 if TYPE_CHECKING:  # importing transformers takes a second
     from transformers import PreTrainedTokenizerBase
-
-
-class RenderedText(FileRecord):
-    """What render_calibration.py records beside a text (FILE.json): the question file whose chats it holds."""
-
-    what: ClassVar[str] = "the record of a text of chats"
-    question_file_sha256: Sha256
 
 
 def texts_digest(checkpoint: Path, questions: list[Question], max_tokens: int = MAX_TOKENS) -> str:
@@ -43,30 +33,6 @@ def calibration_chats(tokenizer: "PreTrainedTokenizerBase", questions: list[Ques
 def joined_chats(chats: list[str]) -> str:
     """Return the text of an imatrix of these chats."""
     return "\n".join(chats) + "\n"
-
-
-def is_named_after(text: Path, questions: Path) -> bool:
-    """Tell whether a text has the name that make gives to a question file's chats."""
-    return text.name == f"{questions.stem}.txt"
-
-
-def rendered_from(text: Path) -> str | None:
-    """Return the sha256 of the question file whose chats were written as a text, by its sealed record.
-
-    None where nothing shows it: chats do not have all that stands in such a file. Raises InputError where the record
-    was edited: a card would change, and nobody be told why.
-    """
-    record = Path(f"{text}.json")
-    if not record.is_file():
-        return None
-    seals = seals_over(record)
-    seal = seals.of_file(record, ("render_calibration",)) if seals else None
-    if seal == Seal.BROKEN:
-        raise InputError(record, "what render_calibration wrote", seal.value, advice_for(seal))
-    if sealing() and seal != Seal.VALID:
-        return None
-    known = read_record(record, RenderedText)
-    return known["question_file_sha256"] if known["sha256"] == sha256_file(text) else None
 
 
 def analysed_digests(checkpoint: Path, questions: list[Question], max_tokens: int) -> tuple[str, dict[str, str]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from chats.question_words import Words, held_texts, words_of
 from chats.questions import QUESTION_SEED, Question, load_questions
-from chats.texts_again import is_named_after, rendered_from
+from chats.rendered_text import WRITE_AGAIN, is_named_after, rendered_from
 from files.input_errors import InputError, sha256_file
 from files.json_records import Record, read_record
 from losses.quality_record import QUALITY_NAME, Quality
@@ -29,7 +29,6 @@ OF_FILES = {
     "question_file_sha256": OF_FILE,
     "examples_file_sha256": "the few shots that it was asked with, as they were",
 }
-WRITE_AGAIN = "write its chats again (REPLACE=imatrix)"
 MADE_AGAIN = "make it of the file as it is now (REPLACE=eval, tasks, quality, draft or auto)"
 Rows = list[tuple[Path, Question]]  # the questions of several files
 Known = tuple[Words | str, ...]  # by which a question is known

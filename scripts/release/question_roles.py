@@ -12,7 +12,8 @@ from pathlib import Path
 
 from chats.chat_tokenizer import load_tokenizer
 from chats.questions import QUESTION_SEED, load_questions, question_set_digest, read_ids
-from chats.texts_again import calibration_chats, is_named_after, joined_chats, rendered_from
+from chats.rendered_text import is_named_after, rendered_from
+from chats.texts_again import calibration_chats, joined_chats
 from choice.drop_metadata import METADATA_NAME
 from choice.expert_stats import analysed_ids, stats_metadata
 from files.input_errors import read_whole, sha256_file

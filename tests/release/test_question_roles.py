@@ -10,7 +10,7 @@ from calls import call
 from cards.card_sections import limits_section
 from cards.made_texts import release_of
 from chats.questions import read_domains, read_ids
-from chats.texts_again import RenderedText
+from chats.rendered_text import RenderedText, check_rendered
 from files.input_errors import InputError, sha256_file
 from files.json_records import read_record
 from files.seals import MARKER
@@ -72,11 +72,22 @@ def test_a_text_with_the_name_of_a_file_s_chats_is_these_chats(pruned_demo, tmp_
     (error,) = chats_breaks(text, [questions])
     assert "few.txt: expected the question file that it is of, as it was, sha256" in str(error)
     said = record.read_text()
-    record.write_text(said.replace(read_record(record, RenderedText)["question_file_sha256"], sha256_file(questions)))
+    question_digest = read_record(record, RenderedText)["question_file_sha256"]
+    record.write_text(said.replace(question_digest, sha256_file(questions)))
     with pytest.raises(
         InputError, match="few.txt.json: expected what render_calibration wrote, found one edited since"
     ):
         is_text()
+    record.write_text(said)
+    check_rendered(text)
+    chats = text.read_text()
+    text.write_text(chats[: len(chats) // 3])
+    with pytest.raises(
+        InputError, match="few.txt: expected the chats that render_calibration wrote, found another text"
+    ):
+        check_rendered(text)
+    text.write_text(chats)
+    record.write_text(said.replace(question_digest, sha256_file(questions)))
     monkeypatch.setenv("SEALS", "no")
     assert is_text()
     record.unlink()  # as of an older version
