@@ -55,8 +55,9 @@ TIERED := $(if $(CD_TIERS),,$(filter CD-%,$(ASKED_QUANTS) $(EVAL_QUANT) $(LOOP_Q
 DRAWN := $(if $(or $(if $(DROP_MAP),,chosen by them),$(TIERED),$(wildcard $(STATS))),$(PICTURES))
 
 # ---- convert, imatrix and quantise
-# An older version converted without holding the file against transformers, which a release asks for.
-uncompared = $(if $(wildcard $(1)),$(if $(shell grep -Ls '"against_transformers"' '$(1).json'),FORCE))
+# An older version converted without holding the file against transformers, which a release asks for. A file without its
+# record is converted again, too: that is what removing the record is for.
+uncompared = $(if $(wildcard $(1)),$(if $(shell grep -qs '"tokens_alike"' '$(1).json' || echo so),FORCE))
 # Asked of the shell when their turn comes: make itself remembers folders as they were when it began.
 quant_records = $(call check_files,$(1),$(shell compgen -G '$(1)/$(2)-*.gguf.json' | LC_ALL=C sort))
 FULL_RECORDS = $(call quant_records,$(FULL_GGUF),$(NAME))

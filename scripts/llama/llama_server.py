@@ -39,6 +39,7 @@ POLL_SECONDS = 0.05
 HEALTH_SECONDS = 5
 LAST_PORT = 65535
 KEY_BYTES = 32
+USERS_TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "OPENAI_API_KEY")  # of no use to a server of ours
 SERVER_KEY = "SERVER_KEY"  # of a server that is not ours; SERVER_KEY_2 that of the second one
 # Of one answer. A thought of 24,576 tokens takes 100 KB. A record of 198 of the largest in plain letters can be read.
 MAX_ANSWER_BYTES = 4 << 20
@@ -86,7 +87,8 @@ def sampler_fields() -> dict[str, Any]:
 
 def server_environment(environment: dict[str, str]) -> dict[str, str]:
     """Return the environment without those of llama-server's options that could change an answer, and without keys."""
-    return without_modes(without_server_keys(environment))
+    found = without_modes(without_server_keys(environment))
+    return {key: value for key, value in found.items() if key not in USERS_TOKENS}
 
 
 def without_server_keys(environment: dict[str, str]) -> dict[str, str]:

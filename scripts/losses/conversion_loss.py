@@ -30,7 +30,7 @@ import torch
 from torch import nn
 
 MOST_TOKENS = 512
-LEAST_ALIKE = 0.995  # of the tokens
+LEAST_ALIKE, MATCHED_TOKENS = 0.995, 2048  # of the tokens
 OWN_DECIMALS = 3
 F16_BITS = 11  # digits of an F16 number
 MOST_LOST = 0.01  # of a matrix's norm, by F16's range: no rounding
@@ -88,23 +88,32 @@ def reference_of(model: Path, config: dict, tensors: dict[str, TensorRange]) -> 
 def alike_tokens(model: Path, ids: list[int], found: list[int]) -> float:
     """Return the share of a chat's tokens that llama.cpp and transformers have alike; found: llama.cpp's.
 
-    Raises InputError where it is below LEAST_ALIKE. Single ones may differ: a blank beside a special token, say.
+    Raises InputError where it is below LEAST_ALIKE. Single ones may differ: a blank beside a special token, say. Of a
+    chat before which a template writes much, only the first ones are asked: the time grows with the square and more.
     """
-    alike = SequenceMatcher(None, ids, found, autojunk=False).ratio()
+    alike = SequenceMatcher(None, ids[:MATCHED_TOKENS], found[:MATCHED_TOKENS], autojunk=False).ratio()
     if alike < LEAST_ALIKE:
         expected = f"a tokenizer that llama.cpp reads as transformers does, {LEAST_ALIKE:.1%} of the tokens of a chat"
         raise InputError(model, expected, f"{alike:.1%}", "llama.cpp obeys only some of what tokenizer.json can say")
     return alike
 
 
-def check_begin(model: Path, ids: list[int], begin: list[int]) -> None:
-    """Raise InputError unless a chat begins with what llama.cpp puts before every text: it would be scored with it.
+def check_frame(model: Path, tokens: list[int], framed: list[int]) -> None:
+    """Raise InputError unless a chat has already what llama.cpp adds to every text: it is scored with that.
 
-    ids: of the chat, by transformers; begin: the tokens that llama.cpp puts there, as `<bos>`.
+    tokens: of the chat, by llama.cpp; framed: the same as a server reads it, with `<bos>` say, which a server does not
+    write twice.
     """
-    if ids[: len(begin)] != begin:
-        expected = f"a chat template that begins with token {begin[0]}, which llama.cpp puts before each chat"
-        raise InputError(model, expected, f"token {ids[0]}", "begin the template with {{ bos_token }}")
+    added = len(framed) - len(tokens)
+    if not added:
+        return
+    first, last = framed[0], framed[-1]
+    if framed[added:] != tokens:
+        expected, found = "a tokenizer by which llama.cpp ends no chat with a token of its own", f"token {last}"
+        raise InputError(model, expected, found, 'say "add_eos_token": false in tokenizer_config.json')
+    if framed[:added] != tokens[:added]:
+        expected = f"a chat template that begins with token {first}, which llama.cpp puts before each chat"
+        raise InputError(model, expected, f"token {tokens[0]}", "begin the template with {{ bos_token }}")
 
 
 def round_further(part: nn.Module, dtype: torch.dtype, lost: list[float]) -> None:
@@ -149,10 +158,10 @@ def conversion_loss(reference: Reference, gguf: Path, tools: LlamaCpp, named: Pa
     wanted = reference.logits(partial(round_weights, dtype=reference.dtype))
     own = own_dtype_loss(reference, wanted)
     try:
-        tokens, begin, divergence = (by_library if library else by_server)(gguf, tools, reference.text, ids, wanted)
+        tokens, framed, divergence = (by_library if library else by_server)(gguf, tools, reference.text, ids, wanted)
     except InputError as error:
         raise error.of(named) from error  # the file has a temporary name as yet
-    check_begin(model, reference.ids, begin)
+    check_frame(model, tokens, framed)
     alike = alike_tokens(model, reference.ids, tokens)
     mean = float(divergence.mean())
     loss = {

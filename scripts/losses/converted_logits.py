@@ -26,10 +26,10 @@ EXACT = ["-fa", "off", "-ctk", "f32", "-ctv", "f32"]
 
 
 class Converted(NamedTuple):
-    """What llama.cpp makes of a text: its tokens, those that it puts before every one, and the divergence in nats."""
+    """What llama.cpp makes of a text: its tokens, these with what it adds to every text, and the divergence in nats."""
 
     tokens: list[int]
-    begin: list[int]
+    framed: list[int]
     divergence: np.ndarray
 
 
@@ -42,8 +42,8 @@ def by_library(gguf: Path, tools: LlamaCpp, text: str, ids: list[int], wanted: n
         found = converted.logits(ids)
     if wanted.shape != found.shape:
         raise InputError(gguf, f"{wanted.shape[1]} logits per token, as transformers has", str(found.shape[1]))
-    tokens, begin = text_tokens(tools, gguf, text.encode()), text_tokens(tools, gguf, b"", begin=True)
-    return Converted(tokens, begin, kl_divergence(wanted, found))
+    tokens, framed = (text_tokens(tools, gguf, text.encode(), begin) for begin in (False, True))
+    return Converted(tokens, framed, kl_divergence(wanted, found))
 
 
 def by_server(gguf: Path, tools: LlamaCpp, text: str, ids: list[int], wanted: np.ndarray) -> Converted:
@@ -55,12 +55,11 @@ def by_server(gguf: Path, tools: LlamaCpp, text: str, ids: list[int], wanted: np
     flags = [*SERVER_FLAGS, "-c", str(len(ids) + STEP), "--swa-full", *EXACT]
     command = server_command(tools.tool("llama-server"), gguf, "check", 0, flags)
     with tempfile.TemporaryDirectory() as folder, LlamaServer(command, gguf, Path(folder) / "server.log") as server:
-        body = {"content": text, "add_special": False, "parse_special": True}
-        tokens = server.request("/tokenize", body)["tokens"]
-        begin = server.request("/tokenize", {"content": "", "add_special": True})["tokens"]
+        body = {"content": text, "parse_special": True}
+        tokens, framed = (server.request("/tokenize", body | {"add_special": so})["tokens"] for so in (False, True))
         listed = {place: likeliest(server, ids[: place + 1]) for place in range(STEP - 1, len(ids), STEP)}
     ours = {place: log_softmax(wanted[place].astype(np.float64)) for place, found in listed.items() if found}
-    return Converted(tokens, begin, np.array([divergence_of_listed(ours[place], listed[place]) for place in ours]))
+    return Converted(tokens, framed, np.array([divergence_of_listed(ours[place], listed[place]) for place in ours]))
 
 
 def likeliest(server: LlamaServer, ids: list[int]) -> dict[int, float]:

@@ -10,7 +10,7 @@ from calls import call
 from checkpoints.checkpoint import read_checkpoint, read_config
 from files.input_errors import InputError
 from files.json_records import read_json
-from losses.conversion_loss import MOST_TOKENS, conversion_loss, reference_of
+from losses.conversion_loss import MOST_TOKENS, alike_tokens, conversion_loss, reference_of
 from losses.converted_logits import divergence_of_listed
 from makers.shared_ggufs import demo_ggufs, tiny_ggufs
 from makers.tiny_models import build_family_model, build_tiny_model
@@ -173,6 +173,13 @@ def test_a_tokenizer_that_llama_cpp_reads_otherwise_is_refused(demo_model, tmp_p
     refusal(convert_to_gguf.main, arguments, model, "expected a tokenizer that llama.cpp reads as transformers does")
 
 
+def test_a_template_that_writes_much_is_compared_at_once():
+    """Tens of thousands of tokens took minutes and more, without a line."""
+    assert alike_tokens(Path("model"), [5] * 100_000, [5] * 100_000) == 1
+    with pytest.raises(InputError, match="50.0%"):
+        alike_tokens(Path("model"), [5, 6] * 50_000, [5, 7] * 50_000)
+
+
 @pytest.mark.parametrize("library", [True, False])
 def test_a_template_without_what_llama_cpp_begins_with_is_refused(demo_model, tmp_path, refusal, monkeypatch, library):
     """Experts would be chosen on chats without <bos>, and scored on chats with it."""
@@ -184,6 +191,14 @@ def test_a_template_without_what_llama_cpp_begins_with_is_refused(demo_model, tm
     words = "expected a chat template that begins with token 2, which llama.cpp puts before each chat, found token"
     refusal(convert_to_gguf.main, ["--model", model, "--name", "x", "--output", tmp_path / "x.gguf"], model, words)
     assert not list(tmp_path.glob("x.gguf*"))
+
+
+def test_a_token_at_the_end_of_each_chat_is_refused(demo_model, tmp_path, refusal):
+    model = Path(shutil.copytree(demo_model, tmp_path / "model"))
+    config = read_json(model / "tokenizer_config.json")
+    (model / "tokenizer_config.json").write_text(json.dumps(config | {"add_eos_token": True}))
+    words = "expected a tokenizer by which llama.cpp ends no chat with a token of its own, found token"
+    refusal(convert_to_gguf.main, ["--model", model, "--name", "x", "--output", tmp_path / "x.gguf"], model, words)
 
 
 def test_numbers_without_an_end_are_told_of_the_output(changed, tmp_path, refusal):

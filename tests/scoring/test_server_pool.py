@@ -397,6 +397,7 @@ def test_addresses_and_keys():
         with pytest.raises(InputError, match=words):
             given_servers(addresses, keys)
     assert not {*server_environment(keys), *lm_eval_environment(keys, Path("x"), "k")} & keys.keys()
+    assert not {"HF_TOKEN", "OPENAI_API_KEY"} & {*server_environment({"HF_TOKEN": "hf_x", "OPENAI_API_KEY": "sk-x"})}
 
 
 def test_no_message_holds_what_may_be_a_password(tmp_path):
