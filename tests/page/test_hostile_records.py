@@ -26,7 +26,6 @@ SHOWN = [
     ("loops.json", "rows", 0, "gguf"),
     ("loops.json", "pairs", 0, "gguf"),
     ("pruned-F16.gguf.json", "llama_cpp"),
-    ("pruned.json", "gguf"),
     ("quants/pruned-Q6_K.gguf.json", "type"),
 ]
 
