@@ -193,8 +193,8 @@ $(if $(AT_WORK),$(error REPLACE: expected no other run at work on $(NAME)$(,) \
 # What REPLACE takes away, settings included, is moved and not deleted: the step may still refuse an input, and then it
 # is put back (scripts/stages/set_aside.py). What lies aside already is older and whole, since the folder gets its name
 # last; what a broken-off step has made since goes. $(call set_aside,SETTINGS FILE,FILES); "$$@" are the FILES that are
-# there, the last by name first, so that summary.json, which says that all is there, goes before the answers: their names
-# may have blanks. A run that was broken off here, as by a full disk, is gone on with.
+# there, the last by name first: summary.json, which says that all is there, goes before the answers. Their names may
+# have blanks. A run that was broken off here, as by a full disk, is gone on with.
 aside = $(dir $(1)).before-$(basename $(notdir $(1)))
 no_room = { printf 'error: %s: expected room to set aside what REPLACE takes away, found none\n' $(dir $(1)) >&2; \
   false; }
