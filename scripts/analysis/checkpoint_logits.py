@@ -59,7 +59,7 @@ def lost_in_f16(part: nn.Module) -> float:
                 lost = math.hypot(lost, (rows - rows.half().to(rows.dtype)).norm().item())
                 norm = math.hypot(norm, rows.norm().item())
             worst = max(worst, lost / norm if norm else 0.0)
-    return worst
+    return min(worst, 1.0)  # what is too large becomes infinite
 
 
 @torch.inference_mode()

@@ -265,9 +265,8 @@ def conversion_in_words(loss: dict) -> str:
     amount = f"{loss['kld']:.{KLD_DECIMALS}f}" if loss["kld"] >= least else f"less than {least:.{KLD_DECIMALS}f}"
     by_rounding = f"; rounding alone costs {loss['rounding']:.{KLD_DECIMALS}f} there" if loss.get("rounding") else ""
     own = f"; in its own dtype the checkpoint differs from fp32 by {loss['own_dtype']:.3f}" if loss["own_dtype"] else ""
-    others = (
-        f"; {1 - loss['tokens_alike']:.2%} of its tokens are others in llama.cpp" if loss["tokens_alike"] < 1 else ""
-    )
+    other = 1 - loss["tokens_alike"]
+    others = f"; {other:.2%} of its tokens are others in llama.cpp" if other else ""
     return f"KL divergence {amount} nats per token over {loss['tokens']} tokens of one chat{by_rounding}{own}{others}"
 
 
@@ -288,9 +287,10 @@ def conversion_limits(release: Release) -> list[str]:
     found, models = [], {"conversion": "pruned", "full_conversion": "full"}
     for key, name in models.items():
         loss = release.inputs.get(key) or {}
-        of_file = ["llama.cpp's F16 file differs from the checkpoint as transformers computes it"]
-        of_dtype = ["in its own dtype the checkpoint differs from what it is in fp32"]
-        noted = of_file * bool(loss.get("rounding")) + of_dtype * (loss.get("own_dtype", 0) > NOTED_OWN_KLD)
+        of_file = "llama.cpp's F16 file differs from the checkpoint as transformers computes it"
+        noted = [of_file] if loss.get("rounding") else []
+        if loss.get("own_dtype", 0) > NOTED_OWN_KLD:
+            noted.append("in its own dtype the checkpoint differs from what it is in fp32")
         if noted:
             found.append(
                 f"The {name} model is sensitive to rounding: {', and '.join(noted)} (What was done). Scores and losses "

@@ -38,6 +38,7 @@ KEPT = PLACEMENT | {
     *("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "ONEDNN_VERBOSE", "DNNL_VERBOSE"),
     "TQDM_DISABLE",  # whether there are bars; odd ones of the others end the import of tqdm
 }
+HUB_TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")  # of the user, for the Hub alone
 PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 

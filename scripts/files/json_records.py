@@ -85,6 +85,7 @@ SHA256_PATTERN = "^[0-9a-f]{64}$"
 Sha256 = Annotated[str, Field(pattern=SHA256_PATTERN)]  # of a file's bytes, in hex
 ModelName = Annotated[str, Field(pattern=r"^[^<\]|\n]+$")]  # it stands in tables and sentences of a page
 FILE_NAME_PATTERN = r"^[^<|/]+$"
+PATTERN_WORDS = {SHA256_PATTERN: "is 64 hex digits", FILE_NAME_PATTERN: "has no <, | and /"}
 FileName = Annotated[str, Field(pattern=FILE_NAME_PATTERN)]  # of a file or a folder, without its place
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
@@ -185,8 +186,7 @@ def _refused_field(path: object, what: str, again: str, error: ValidationError) 
         return InputError(path, f"{what} with the field {field!r}", "none", again)
     found = shown(first["input"])
     if first["type"] == "string_pattern_mismatch":  # the words of pydantic show the expression
-        words_of = {SHA256_PATTERN: "is 64 hex digits", FILE_NAME_PATTERN: "has no <, | and /"}
-        said = words_of.get(first["ctx"]["pattern"], "has no <, ], | and line end")
+        said = PATTERN_WORDS.get(first["ctx"]["pattern"], "has no <, ], | and line end")
         return InputError(path, f"{what} whose {field!r} {said}", found, again)
     if first["type"] == "value_error":  # of `require`
         place = f"{what} whose {field!r} has" if field else f"{what} with"

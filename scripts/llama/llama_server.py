@@ -22,7 +22,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from files.command_start import dying_with_parent, without_modes
+from files.command_start import HUB_TOKENS, dying_with_parent, without_modes
 from files.input_errors import InputError, no_link
 from llama.llama_tools import last_words
 from llama.socket_folder import SOCKET, socket_folder
@@ -39,7 +39,7 @@ POLL_SECONDS = 0.05
 HEALTH_SECONDS = 5
 LAST_PORT = 65535
 KEY_BYTES = 32
-USERS_TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "OPENAI_API_KEY")  # of no use to a server of ours
+USERS_TOKENS = (*HUB_TOKENS, "OPENAI_API_KEY")  # of no use to a server of ours
 SERVER_KEY = "SERVER_KEY"  # of a server that is not ours; SERVER_KEY_2 that of the second one
 # Of one answer. A thought of 24,576 tokens takes 100 KB. A record of 198 of the largest in plain letters can be read.
 MAX_ANSWER_BYTES = 4 << 20

@@ -9,6 +9,8 @@ import ctypes
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from files.input_errors import InputError
@@ -44,13 +46,16 @@ def count_tokens(tools: LlamaCpp, model: Path, text: bytes) -> int:
 
     Raises InputError when libllama or the model cannot be used.
     """
-    return len(text_tokens(tools, model, text.removesuffix(b"\n"), begin=True))
+    with vocabulary(tools, model) as tokens_of:
+        return len(tokens_of(text.removesuffix(b"\n"), True))
 
 
-def text_tokens(tools: LlamaCpp, model: Path, text: bytes, begin: bool = False) -> list[int]:
-    """Return the tokens of a text whose special tokens are written out; begin: with the one that texts begin with.
+@contextmanager
+def vocabulary(tools: LlamaCpp, model: Path) -> Iterator[Callable[[bytes, bool], list[int]]]:
+    """Load a model's vocabulary; yield what gives the tokens of a text whose special tokens are written out.
 
-    Raises InputError when libllama or the model cannot be used.
+    Its second argument: with those that llama.cpp adds to every text. Raises InputError when libllama or the model
+    cannot be used.
     """
     api = load_bindings(tools.library_folder)
     params = api.llama_model_default_params()
@@ -58,12 +63,16 @@ def text_tokens(tools: LlamaCpp, model: Path, text: bytes, begin: bool = False) 
     loaded = api.llama_model_load_from_file(os.fsencode(model), params)
     if not loaded:
         raise InputError(model, "a GGUF model whose vocabulary llama.cpp loads", "another one")
-    try:
+
+    def tokens_of(text: bytes, framed: bool) -> list[int]:
         # With room for no token at all the call returns the number that it would have written, as a negative one.
         of_text = (api.llama_model_get_vocab(loaded), text, len(text))
-        tokens = (ctypes.c_int32 * -api.llama_tokenize(*of_text, None, 0, begin, True))()
-        api.llama_tokenize(*of_text, tokens, len(tokens), begin, True)
+        tokens = (ctypes.c_int32 * -api.llama_tokenize(*of_text, None, 0, framed, True))()
+        api.llama_tokenize(*of_text, tokens, len(tokens), framed, True)
         return list(tokens)
+
+    try:
+        yield tokens_of
     finally:
         api.llama_model_free(loaded)
 

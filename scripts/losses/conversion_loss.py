@@ -30,7 +30,8 @@ import torch
 from torch import nn
 
 MOST_TOKENS = 512
-LEAST_ALIKE, MATCHED_TOKENS = 0.995, 2048  # of the tokens
+MATCHED_TOKENS = 2048  # the first ones, of which LEAST_ALIKE must be those of llama.cpp
+LEAST_ALIKE = 0.995
 OWN_DECIMALS = 3
 F16_BITS = 11  # digits of an F16 number
 MOST_LOST = 0.01  # of a matrix's norm, by F16's range: no rounding
@@ -175,13 +176,14 @@ def conversion_loss(reference: Reference, gguf: Path, tools: LlamaCpp, named: Pa
     lost: list[float] = []
     change, between = partial(round_further, dtype=reference.dtype, lost=lost), partial(with_digits, bits=F16_BITS)
     rounding = round(float(kl_divergence(wanted, reference.logits(change, between=between)).mean()), KLD_DECIMALS)
-    if not mean <= ROUNDINGS * rounding or max(lost) > MOST_LOST:
+    out_of_range = max(lost) > MOST_LOST
+    if out_of_range or not mean <= ROUNDINGS * rounding:
         raise InputError(
             named,
             f"what transformers computes from {model}, with a KL divergence of at most {SAME_KLD} nats",
             f"{mean:.3f} over {len(divergence)} tokens, where rounding costs {rounding:.3f}",
             f"F16 cannot hold its numbers: a matrix loses {max(lost):.0%} there"
-            if max(lost) > MOST_LOST
+            if out_of_range
             else "something in the checkpoint means another thing to llama.cpp",
         )
     return loss | {"rounding": rounding}

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from files.input_errors import InputError
 from llama.llama_server import LlamaServer, server_command
 from llama.llama_tools import LlamaCpp
-from llama.load_check import text_tokens
+from llama.load_check import vocabulary
 from llama.serve_check import SERVER_FLAGS
 from losses.gguf_logits import GgufLogits
 from losses.kld_statistics import kl_divergence
@@ -42,7 +42,8 @@ def by_library(gguf: Path, tools: LlamaCpp, text: str, ids: list[int], wanted: n
         found = converted.logits(ids)
     if wanted.shape != found.shape:
         raise InputError(gguf, f"{wanted.shape[1]} logits per token, as transformers has", str(found.shape[1]))
-    tokens, framed = (text_tokens(tools, gguf, text.encode(), begin) for begin in (False, True))
+    with vocabulary(tools, gguf) as tokens_of:
+        tokens, framed = (tokens_of(text.encode(), so) for so in (False, True))
     return Converted(tokens, framed, kl_divergence(wanted, found))
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from files.command_start import HUB_TOKENS
 from files.hub_client import blob_sha1, open_session, own_token
 from files.input_errors import InputError, sha256_file
 from files.seals import file_state
@@ -192,4 +193,4 @@ def send(payload: Payload, repo: str, token: str, paths: list[str], report: Call
 
 def gate_environment() -> dict[str, str]:
     """Return the environment without the token, for programs that do not need it."""
-    return {key: value for key, value in os.environ.items() if key not in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")}
+    return {key: value for key, value in os.environ.items() if key not in HUB_TOKENS}
